@@ -1,0 +1,3 @@
+"""An event-sourced message broker."""
+
+__version__ = "0.1.0"

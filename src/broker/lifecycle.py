@@ -1,0 +1,69 @@
+"""Starting, stopping and waiting: what every long-lived process shares."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+from typing import Protocol
+
+
+class Service(Protocol):
+    """A long-lived thing. `run` returns soon after `stop` is set, with its work finished or released."""
+
+    async def run(self, stop: asyncio.Event) -> None: ...
+
+
+def backoff(base: float = 0.05, ceiling: float = 5.0) -> Iterator[float]:
+    """Endless waits in seconds, exponential with full jitter, never under half of the step.
+
+    Full jitter after https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/.
+    """
+    step = base
+    while True:
+        yield random.uniform(step / 2, step)
+        step = min(step * 2, ceiling)
+
+
+async def sleep_or_stop(seconds: float, stop: asyncio.Event) -> bool:
+    """Wait; True when `stop` was set meanwhile."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), seconds)
+    return stop.is_set()
+
+
+def stop_on_signals(stop: asyncio.Event) -> None:
+    """Set `stop` on SIGTERM and SIGINT (Windows: Ctrl-C and Ctrl-Break)."""
+    loop = asyncio.get_running_loop()
+    for name in ("SIGTERM", "SIGINT", "SIGBREAK"):
+        number = getattr(signal, name, None)
+        if number is None:
+            continue
+        try:
+            loop.add_signal_handler(number, stop.set)
+        except NotImplementedError:  # Windows' event loops have no signal handlers of their own
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
+
+
+@asynccontextmanager
+async def running(*tasks: Awaitable[object], on_failure: Callable[[], None]) -> AsyncIterator[None]:
+    """Run `tasks` beside the body; the first that fails calls `on_failure` and its error is raised at the end."""
+    started = [asyncio.ensure_future(task) for task in tasks]
+
+    def watch(task: asyncio.Future[object]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            on_failure()
+
+    for task in started:
+        task.add_done_callback(watch)
+    try:
+        yield
+    finally:
+        for task in started:
+            task.cancel()
+        results = await asyncio.gather(*started, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError):
+            raise result
