@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import msgspec
 
+_UUID_BYTES = 16
 _HEX_UUID = re.compile(r"[0-9a-f]{32}\Z")
 _CORRELATION = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 
@@ -16,26 +17,35 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True):
 
     at: int
     actor: str
-    correlation: bytes | str | None = None
-    """16 bytes where it is a UUID, which is most of the time; use `correlation_id`."""
+    correlation: bytes | None = None
+    """16 bytes where it is a UUID, which is most of the time, else `=` and its text; use `correlation_id`."""
     causation: str | None = None
     """The position of the event that led to this one."""
 
     @property
     def correlation_id(self) -> str | None:
         """The correlation id as people write it."""
-        return self.correlation.hex() if isinstance(self.correlation, bytes) else self.correlation
+        if self.correlation is None:
+            return None
+        if len(self.correlation) != _UUID_BYTES:
+            # Neither `=` of the stored form can be part of an acceptable id.
+            return self.correlation.lstrip(b"=").decode("utf-8", "replace")
+        return self.correlation.hex()
 
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Envelope)
 
 
-def compact(correlation_id: str | None) -> bytes | str | None:
-    """The stored form of a correlation id: 16 bytes for 32 lower-case hex digits."""
-    if correlation_id is not None and _HEX_UUID.match(correlation_id):
+def compact(correlation_id: str | None) -> bytes | None:
+    """The stored form of a correlation id: 16 bytes for 32 lower-case hex digits, else `=` and the text."""
+    if correlation_id is None:
+        return None
+    if _HEX_UUID.match(correlation_id):
         return bytes.fromhex(correlation_id)
-    return correlation_id
+    # `==` keeps a text of 15 characters from looking like a UUID's 16 bytes.
+    text = correlation_id.encode()
+    return b"=" + text if len(text) + 1 != _UUID_BYTES else b"==" + text
 
 
 def packed_correlation(correlation_id: str | None) -> bytes:
