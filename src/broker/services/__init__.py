@@ -1,0 +1,1 @@
+"""The roles, one package each; they never import each other."""
