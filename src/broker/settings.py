@@ -6,7 +6,9 @@ An unknown or invalid setting stops the start with its name and what it takes.
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,9 +21,22 @@ from msgspec import Meta
 from broker.errors import SettingsError
 
 PREFIX = "BROKER_"
+# Variables with our prefix that are no settings.
+RESERVED = frozenset({"config", "debug", "caller_dir"})
 
 Port = Annotated[int, Meta(ge=0, le=65535, description="a TCP port, 0 for any free one")]
-Seconds = Annotated[float, Meta(gt=0)]
+Seconds = Annotated[float, Meta(gt=0, description="seconds, more than 0")]
+RedisUrl = Annotated[
+    str, Meta(pattern="^(rediss?|unix)://", description="a redis://, rediss:// or unix:// address")
+]
+MysqlUrl = Annotated[
+    str,
+    Meta(pattern="^mysql(\\+[a-z]+)?://", description="a mysql://user:password@host:port/database address"),
+]
+HttpsUrl = Annotated[str, Meta(pattern="^https://", description="an https:// address")]
+LogName = Annotated[
+    str, Meta(pattern="^[a-z0-9-]{1,32}$", description="1 to 32 of lower-case letters, digits and hyphens")
+]
 Count = Annotated[int, Meta(ge=1)]
 
 
@@ -33,8 +48,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     certs_dir: Path = Path("certs")
 
     # The log. Without `redis_url` the embedded Valkey of `data_dir` is used.
-    redis_url: Annotated[str, Meta(pattern="^(rediss?|unix)://")] | None = None
-    log_name: Annotated[str, Meta(pattern="^[a-z0-9-]{1,32}$")] = "broker"
+    redis_url: RedisUrl | None = None
+    log_name: LogName = "broker"
     partitions: Annotated[int, Meta(ge=1, le=256)] = 4
     allow_unsafe_redis: bool = False
     wait_replicas: Annotated[int, Meta(ge=0, le=16)] = 0
@@ -46,7 +61,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     idempotency_hours: Annotated[int, Meta(ge=1, le=24 * 30)] = 24
 
     # Read models. Without `mysql_url` the embedded MariaDB of `data_dir` is used.
-    mysql_url: Annotated[str, Meta(pattern="^mysql(\\+[a-z]+)?://")] | None = None
+    mysql_url: MysqlUrl | None = None
     mysql_pool: Annotated[int, Meta(ge=1, le=256)] = 8
 
     # Roles.
@@ -56,7 +71,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     gateway_in_flight: Count = 4096
     server_host: str = "127.0.0.1"
     server_port: Port = 8000
-    server_url: Annotated[str, Meta(pattern="^https://")] | None = None
+    server_url: HttpsUrl | None = None
     portal_host: str = "127.0.0.1"
     portal_port: Port = 8080
     workers: Annotated[int, Meta(ge=1, le=64)] = 1
@@ -112,26 +127,44 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 SECRET_URLS = frozenset({"redis_url", "mysql_url"})
 
 
-def load(
-    file: Path | None = None, environ: Mapping[str, str] | None = None, **overrides: Any
-) -> Settings:
+def load(file: Path | None = None, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
     """Read `broker.toml` (or `file`), then the environment, then `overrides` (None means not given).
 
     Raises SettingsError naming the setting and what it takes.
     """
     environ = os.environ if environ is None else environ
-    path = file or Path(environ.get(f"{PREFIX}CONFIG", "broker.toml"))
-    values = _from_toml(path, required=file is not None or f"{PREFIX}CONFIG" in environ)
+    path, required = _file(file, environ)
+    values = _from_toml(path, required=required)
     values |= _from_environ(environ)
     values |= {name: value for name, value in overrides.items() if value is not None}
     known = {field.name for field in msgspec.structs.fields(Settings)}
     for name in values:
         if name not in known:
-            raise SettingsError(f"{name!r} is not a setting. Known: {', '.join(sorted(known))}.")
+            raise SettingsError(_unknown(name, known))
     try:
-        return msgspec.convert(values, Settings, strict=False)
+        return msgspec.convert(values, Settings, strict=False, dec_hook=_decode)
     except msgspec.ValidationError as error:
-        raise SettingsError(_explain(str(error))) from None
+        raise SettingsError(_explain(str(error), values)) from None
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + name.upper()
+
+
+def to_environ(settings: Settings) -> dict[str, str]:
+    """The variables that give another process the same settings; secrets among them, so for our own children only."""
+    values = {field.name: getattr(settings, field.name) for field in msgspec.structs.fields(Settings)}
+    return {
+        variable(name): str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def takes(name: str) -> str:
+    """What a setting takes, for people: `a TCP port, 0 for any free one`, `an integer from 1 to 256`."""
+    return _describe(msgspec.inspect.type_info(_types()[name]))
 
 
 def shown(settings: Settings) -> dict[str, Any]:
@@ -147,6 +180,25 @@ def shown(settings: Settings) -> dict[str, Any]:
             value = "(set)"
         out[field.name] = value
     return out
+
+
+def _types() -> dict[str, Any]:
+    return {field.name: field.type for field in msgspec.structs.fields(Settings)}
+
+
+def _decode(kind: type, value: object) -> object:
+    if kind is Path and isinstance(value, str) and value:
+        return Path(value)
+    raise ValueError(f"Expected `{kind.__name__}`")
+
+
+def _file(file: Path | None, environ: Mapping[str, str]) -> tuple[Path, bool]:
+    """The settings file, and whether it must exist. A relative one is the caller's, as the launcher changes directory."""
+    if file is not None:
+        return file, True
+    if named := environ.get(f"{PREFIX}CONFIG"):
+        return Path(environ.get(f"{PREFIX}CALLER_DIR", "")) / named, True
+    return Path("broker.toml"), False
 
 
 def _from_toml(path: Path, *, required: bool) -> dict[str, Any]:
@@ -173,14 +225,55 @@ def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
         for name, value in environ.items()
         if name.startswith(PREFIX) and value != ""
     }
-    found.pop("config", None)
-    return found
+    return {name: value for name, value in found.items() if name not in RESERVED}
 
 
-def _explain(text: str) -> str:
-    """msgspec says `Expected … - at `$.name``; say it with the name in front."""
-    reason, _, where = text.partition(" - at `$.")
-    return f"{where.rstrip('`')}: {reason}" if where else text
+def _unknown(name: str, known: set[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=3)
+    hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(sorted(known))}."
+    return f"{name} ({variable(name)}) is not a setting. {hint}"
+
+
+def _explain(text: str, values: Mapping[str, Any]) -> str:
+    """Msgspec says `Expected … - at `$.name``; say the name, the value unless it is secret, and what it takes."""
+    found = re.search(r" - at `\$\.(\w+)", text)
+    if found is None:
+        return text
+    name = found[1]
+    value = "not valid" if name in SECRET_URLS or name == "key_passphrase" else repr(values[name])
+    return f"{name} ({variable(name)}) is {value}; it takes {takes(name)}."
+
+
+def _describe(kind: Any) -> str:
+    match kind:
+        case msgspec.inspect.Metadata(type=inner, extra_json_schema=extra):
+            return str((extra or {}).get("description") or _describe(inner))
+        case msgspec.inspect.UnionType(types=types):
+            return " or ".join(
+                _describe(one) for one in types if not isinstance(one, msgspec.inspect.NoneType)
+            )
+        case msgspec.inspect.BoolType():
+            return "true or false"
+        case msgspec.inspect.LiteralType(values=choices):
+            return " or ".join(str(choice) for choice in choices)
+        case msgspec.inspect.IntType():
+            return "an integer" + _range(kind)
+        case msgspec.inspect.FloatType():
+            return "a number" + _range(kind)
+        case msgspec.inspect.CustomType():
+            return "a path"
+    return "a text"
+
+
+def _range(kind: Any) -> str:
+    if kind.ge is not None and kind.le is not None:
+        return f" from {kind.ge} to {kind.le}"
+    parts = [
+        f"{word} {bound}"
+        for word, bound in (("at least", kind.ge), ("more than", kind.gt), ("at most", kind.le))
+        if bound is not None
+    ]
+    return f", {' and '.join(parts)}" if parts else ""
 
 
 def _hide_password(url: str) -> str:

@@ -150,7 +150,7 @@ class MariaDB(ServerProcess):
             return False
 
     async def _initialise(self, install_db: Path) -> None:
-        """Make the data directory beside its place and move it there whole: an interrupted run leaves nothing."""
+        """Make the data directory beside its place, then rename it: an interrupted run leaves nothing."""
         for leftover in self.directory.glob("data.new*"):
             shutil.rmtree(leftover)
         fresh = self.directory / "data.new"

@@ -1,0 +1,76 @@
+"""The command line: one module per command group, imported when its command is used."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+import click
+
+from broker.cli.registry import LazyGroup
+from broker.errors import BrokerError, SettingsError
+
+FAILED = 1
+USAGE = 2
+
+
+@click.group(
+    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(package_name="broker", prog_name="broker")
+@click.option(
+    "--config",
+    type=click.Path(dir_okay=False),
+    help="The settings file. Default: broker.toml.",
+)
+def cli(config: str | None) -> None:
+    """An event-sourced message broker: mTLS in, durable delivery, read models, verifiable history.
+
+    Start with `broker up`, which needs nothing installed and sets up what is missing.
+    Exit codes: 0 ok, 1 failed, 2 wrong use or setting.
+    """
+    if config is not None:
+        # Through the environment, so that processes started from here read the same file.
+        os.environ["BROKER_CONFIG"] = str(user_path(config))
+
+
+def user_path(path: str) -> str:
+    """A path as the caller meant it: the launcher changes the directory before it starts us."""
+    return os.path.abspath(os.path.join(os.environ.get("BROKER_CALLER_DIR", ""), path))  # noqa: PTH100, PTH118
+
+
+def main() -> NoReturn:
+    """Run the command line and exit: a failure is one clear line, with a traceback only under BROKER_DEBUG."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except SettingsError as error:
+        _fail(error, USAGE)
+    except BrokerError as error:
+        _fail(error, FAILED)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output (`| head`) has gone; nothing is left to tell it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
+    except Exception as error:  # noqa: BLE001 - the last resort of the whole program
+        _fail(error, FAILED)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(error: Exception, code: int) -> NoReturn:
+    if os.environ.get("BROKER_DEBUG"):
+        raise error
+    text = str(error) if isinstance(error, BrokerError) else f"{type(error).__name__}: {error}"
+    if not isinstance(error, BrokerError):
+        text += " (BROKER_DEBUG=1 shows where)"
+    click.echo(f"Error: {text}", err=True)
+    sys.exit(code)

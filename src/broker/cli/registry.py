@@ -1,0 +1,64 @@
+"""Which module holds which command. Only the module of the command that runs is imported."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+
+
+class Entry(NamedTuple):
+    """`module` under broker.cli, the command object's name in it, and the line that `--help` shows."""
+
+    module: str
+    attribute: str
+    help: str
+
+
+COMMANDS: dict[str, Entry] = {
+    "up": Entry("up", "up", "Set up what is missing and run everything."),
+    "down": Entry("up", "down", "Stop what `up` runs."),
+    "status": Entry("up", "status", "Each process, its health and lag."),
+    "send": Entry("send", "send", "Submit messages over mTLS and follow them."),
+    "demo": Entry("send", "demo", "A short guided run on `up`."),
+    "events": Entry("history", "events", "Read and verify the history."),
+    "export": Entry("history", "export", "Export the history."),
+    "streams": Entry("streams", "streams", "The log: state and repair."),
+    "projection": Entry("projection", "projection", "Read models: list, lag, rebuild."),
+    "user": Entry("admin", "user", "Users of the portal and the APIs."),
+    "client": Entry("admin", "client", "Producers and their routes."),
+    "cert": Entry("admin", "cert", "Certificates: issue, renew, revoke, list."),
+    "gateway": Entry("roles", "gateway", "Run the gateway."),
+    "server": Entry("roles", "server", "Run the server."),
+    "worker": Entry("roles", "worker", "Run a delivery worker."),
+    "projector": Entry("roles", "projector", "Run the projector."),
+    "migrate": Entry("setup", "migrate", "Bring the database schema up to date."),
+    "config": Entry("setup", "config", "The effective settings, secrets hidden."),
+    "doctor": Entry("doctor", "doctor", "What is wrong and what to do."),
+    "test": Entry("test", "test", "Lint, types and the test suites."),
+    "bench": Entry("bench", "bench", "The benchmarks."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported on use. A command whose module is not installed is not offered."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click calls it so
+        """The commands in the registry's order."""
+        here = Path(__file__).parent
+        return [name for name, entry in COMMANDS.items() if (here / f"{entry.module}.py").exists()]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one command."""
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        entry = COMMANDS[cmd_name]
+        command = getattr(importlib.import_module(f"broker.cli.{entry.module}"), entry.attribute, None)
+        return command if isinstance(command, click.Command) else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing one of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name].help) for name in self.list_commands(ctx)])
