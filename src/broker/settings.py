@@ -153,7 +153,7 @@ def variable(name: str) -> str:
 
 
 def to_environ(settings: Settings) -> dict[str, str]:
-    """The variables that give another process the same settings; secrets among them, so for our own children only."""
+    """The variables that give a child process the same settings; there are secrets among them."""
     values = {field.name: getattr(settings, field.name) for field in msgspec.structs.fields(Settings)}
     return {
         variable(name): str(value).lower() if isinstance(value, bool) else str(value)
@@ -193,7 +193,7 @@ def _decode(kind: type, value: object) -> object:
 
 
 def _file(file: Path | None, environ: Mapping[str, str]) -> tuple[Path, bool]:
-    """The settings file, and whether it must exist. A relative one is the caller's, as the launcher changes directory."""
+    """The settings file, and whether it must exist; a relative one lies where the caller is."""
     if file is not None:
         return file, True
     if named := environ.get(f"{PREFIX}CONFIG"):
@@ -235,7 +235,7 @@ def _unknown(name: str, known: set[str]) -> str:
 
 
 def _explain(text: str, values: Mapping[str, Any]) -> str:
-    """Msgspec says `Expected … - at `$.name``; say the name, the value unless it is secret, and what it takes."""
+    """Msgspec says where and what; say the name, the value unless it is secret, and what it takes."""
     found = re.search(r" - at `\$\.(\w+)", text)
     if found is None:
         return text
@@ -244,7 +244,7 @@ def _explain(text: str, values: Mapping[str, Any]) -> str:
     return f"{name} ({variable(name)}) is {value}; it takes {takes(name)}."
 
 
-def _describe(kind: Any) -> str:
+def _describe(kind: Any) -> str:  # noqa: PLR0911 - one answer for each kind
     match kind:
         case msgspec.inspect.Metadata(type=inner, extra_json_schema=extra):
             return str((extra or {}).get("description") or _describe(inner))

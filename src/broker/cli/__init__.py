@@ -41,9 +41,9 @@ def user_path(path: str) -> str:
 
 
 def main() -> NoReturn:
-    """Run the command line and exit: a failure is one clear line, with a traceback only under BROKER_DEBUG."""
+    """Run the command line and exit. A failure is one clear line; BROKER_DEBUG adds the traceback."""
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="broker", standalone_mode=False)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.ClickException as error:
