@@ -58,6 +58,11 @@ def encode(at: int, actor: str, correlation_id: str | None = None, causation: st
     return _encoder.encode((at, actor, compact(correlation_id), causation))
 
 
+def splice(at: int, actor: str, packed: bytes, causation: str | None) -> bytes:
+    """An envelope around a correlation id that is packed already (`packed_correlation`)."""
+    return b"\x94" + _encoder.encode(at) + _encoder.encode(actor) + packed + _encoder.encode(causation)
+
+
 def decode(stored: bytes) -> Envelope:
     """The envelope of a stored event. Raises msgspec.DecodeError."""
     return _decoder.decode(stored)

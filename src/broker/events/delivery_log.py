@@ -1,0 +1,317 @@
+"""The worker's side of the log: claims, their fence, retries, takeover, and direct outcomes.
+
+Every change goes through a script that checks the claim and the `open` record first, so that a worker that lost
+its claim writes nothing and a cycle ends once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from broker.domain import ids
+from broker.errors import Conflict, UnknownEvent
+from broker.events import codec, envelope, types
+from broker.events.connection import BLOCK_MS, Redis, call
+from broker.events.keys import DELIVERY_GROUP, LogKeys, PartitionKeys
+from broker.events.log_identity import LogIdentity
+from broker.events.open_messages import (
+    OUTCOME_TTL_MS,
+    OpenMessage,
+    Outcome,
+    outcome_record,
+    parse_open,
+)
+from broker.events.positions import Position, at
+from broker.events.scripting import Arg, Script
+from broker.telemetry import get_logger
+
+log = get_logger(__name__)
+
+_group = Script("group", allow_oom=True)
+_admit = Script("admit", allow_oom=True)
+_settle = Script("settle", allow_oom=True)
+_pump = Script("pump", allow_oom=True)
+_renew = Script("renew", allow_oom=True)
+_release = Script("release", allow_oom=True)
+_takeover = Script("takeover", allow_oom=True)
+_reopen = Script("reopen", allow_oom=True)
+
+_HANDLED = frozenset({"MessageSubmitted", "DeliveryDue", "ResendRequested"})
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """A pending entry that this consumer holds. `count` is its delivery count: the fence."""
+
+    position: Position
+    message_id: bytes
+    event: types.Event | None
+    """None for an entry that stands for no attempt; such entries are only acknowledged."""
+    count: int
+    crashes: int = 0
+
+    @property
+    def cycle_and_attempt(self) -> tuple[int, int]:
+        """What the entry stands for: attempt numbers count from 1 within a cycle."""
+        if isinstance(self.event, types.DeliveryDue):
+            return self.event.cycle, self.event.attempt
+        return (self.event.cycle if isinstance(self.event, types.ResendRequested) else 1), 1
+
+
+class Task(msgspec.Struct, frozen=True):
+    """A claim that `open` bears out: one attempt to make."""
+
+    claim: Claim
+    open: OpenMessage
+    sealed: bytes | None
+    """The ciphertext; None where it is nowhere to be found any more."""
+
+    @property
+    def attempt(self) -> int:
+        """The number of this attempt in its cycle, from 1."""
+        return self.open.attempts + 1
+
+
+class Settlement(msgspec.Struct, frozen=True):
+    """How an attempt ended. `attempted` is None where nothing was tried."""
+
+    kind: Literal["done", "retry", "park", "drop"]
+    message_id: bytes
+    client_id: str
+    cycle: int
+    attempt: int
+    envelope: bytes = b""
+    claim: Claim | None = None
+    """None for a direct call, which is fenced by `open` alone; `attempt` then counts those made so far."""
+    attempted: types.DeliveryAttempted | None = None
+    event: types.Event | None = None
+    outcome: Outcome | None = None
+    at_ms: int = 0
+    delay_ms: int = 0
+
+
+class DeliveryLog:
+    """Delivery on one partition for one consumer."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        partition: PartitionKeys,
+        identity: LogIdentity,
+        consumer: str,
+        group: str = DELIVERY_GROUP,
+    ) -> None:
+        self.partition = partition
+        self.consumer = consumer
+        self._redis = redis
+        self._group = group
+        self._incarnation = identity.incarnations[partition.stream]
+
+    async def ensure_group(self) -> bool:
+        """Create the group where it is missing: just before the oldest open message. True if it was missing."""
+        keys = self.partition
+        created = await _group(
+            self._redis, [keys.meta, keys.events, keys.open, keys.age], [self._incarnation, self._group]
+        )
+        return bool(created)
+
+    async def read(self, count: int, redis: Redis, block_ms: int = BLOCK_MS) -> list[Claim]:
+        """Claim up to `count` new entries, waiting `block_ms` for the first. Raises GroupMissing.
+
+        `redis` is a connection of its own: a blocking read holds it.
+        """
+        reply: Any = await call(
+            redis.xreadgroup(
+                self._group,
+                self.consumer,
+                {self.partition.events: ">"},  # type: ignore[dict-item]
+                count=count,
+                block=block_ms,
+            )
+        )
+        entries = reply[0][1] if reply else []
+        return self._claims((entry, 1, 0, fields) for entry, fields in entries)
+
+    async def admit(self, claims: Sequence[Claim]) -> list[Task]:
+        """The claims that stand for an attempt to make now; all others are acknowledged."""
+        others = [c for c in claims if c.event is None]
+        candidates = [c for c in claims if c.event is not None]
+        args: list[Arg] = [self._incarnation, self._group, len(others)]
+        args += [c.position.entry_id for c in others]
+        for claim in candidates:
+            args += (claim.position.entry_id, claim.message_id, *claim.cycle_and_attempt)
+        keys = self.partition
+        replies = await _admit(self._redis, [keys.meta, keys.events, keys.open, keys.bodies], args)
+        return [
+            self._task(claim, *reply)
+            for claim, reply in zip(candidates, replies, strict=True)
+            if reply is not None
+        ]
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[Position | None]:
+        """Write how attempts ended, each only if its claim and `open` still agree; None where they do not."""
+        done_keys = sorted(
+            {self.partition.done(ids.created_ms(s.message_id)) for s in settlements if s.kind == "done"}
+        )
+        args: list[Arg] = [self._incarnation, self._group, self.consumer, OUTCOME_TTL_MS]
+        for item in settlements:
+            args += _settle_args(item, self.partition, done_keys)
+        keys = self.partition
+        replies = await _settle(
+            self._redis,
+            [keys.meta, keys.events, keys.open, keys.age, keys.due, keys.bodies, *done_keys],
+            args,
+        )
+        return [None if r is None else at(keys.stream, r or b"0-0") for r in replies]
+
+    async def renew(self, claims: Sequence[Claim], alive_ms: int) -> set[str]:
+        """Heartbeat, and keep `claims` from growing idle. The entry ids of those that another consumer owns now."""
+        keys = self.partition
+        args: list[Arg] = [self._incarnation, self._group, self.consumer, alive_ms]
+        lost = await _renew(
+            self._redis, [keys.meta, keys.events, keys.workers], args + _claim_args(claims)
+        )
+        return {entry.decode() for entry in lost}
+
+    async def release(self, claims: Sequence[Claim], *, leaving: bool = False) -> int:
+        """Hand claims back for others to take at once; `leaving` also ends the heartbeat."""
+        keys = self.partition
+        args: list[Arg] = [self._incarnation, self._group, self.consumer, "1" if leaving else "0"]
+        return int(
+            await _release(self._redis, [keys.meta, keys.events, keys.workers], args + _claim_args(claims))
+        )
+
+    async def take_over(self, idle_ms: int, count: int, *, suspect: bool) -> list[Claim]:
+        """Claim what nobody works on. At most one of them has crashes, and only if `suspect` allows it."""
+        keys = self.partition
+        replies = await _takeover(
+            self._redis,
+            [keys.meta, keys.events, keys.open, keys.workers],
+            [self._incarnation, self._group, self.consumer, idle_ms, count, "1" if suspect else "0"],
+        )
+        return self._claims(
+            (entry, delivered, crashes, dict(zip(fields[::2], fields[1::2], strict=True)))
+            for entry, delivered, crashes, fields in replies
+        )
+
+    async def pump(self, count: int = 500) -> tuple[int, int | None]:
+        """Turn due retries into events: how many, and milliseconds until the next is due (None: none waits)."""
+        keys = self.partition
+        appended, wait = await _pump(
+            self._redis,
+            [keys.meta, keys.events, keys.open, keys.age, keys.due],
+            [self._incarnation, keys.stream, count],
+        )
+        return int(appended), None if wait < 0 else int(wait)
+
+    def _claims(self, entries: Iterable[tuple[bytes, int, int, dict[bytes, bytes]]]) -> list[Claim]:
+        claims: list[Claim] = []
+        for entry, count, crashes, fields in entries:
+            position = at(self.partition.stream, entry)
+            tag = fields.get(b"t", b"").decode("utf-8", "replace")
+            event = None
+            if tag.partition(".")[0] in _HANDLED:
+                try:
+                    event = codec.decode(tag, fields[b"d"])
+                except UnknownEvent as error:
+                    # Written by a newer version: left pending for a worker that can read it.
+                    log.error("entry_not_readable", position=str(position), reason=str(error))
+                    continue
+            claims.append(Claim(position, fields.get(b"s", b""), event, count, crashes))
+        return claims
+
+    def _task(self, claim: Claim, record: bytes, body: bytes | None) -> Task:
+        opened = parse_open(self.partition.stream, claim.message_id, record)
+        event = claim.event
+        if body:
+            tag, _, data = body.partition(b"|")
+            event = codec.decode(tag.decode(), data)
+        sealed = event.sealed if isinstance(event, types.MessageSubmitted | types.ResendRequested) else None
+        return Task(claim, opened, sealed)
+
+
+class Reopening:
+    """Opens further cycles and gives parked messages back; used by admins and repair, not by workers."""
+
+    def __init__(self, redis: Redis, keys: LogKeys, identity: LogIdentity) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._identity = identity
+
+    async def resend(
+        self, message_id: bytes, client_id: str, cycle: int, sealed: bytes, actor: str, at_ms: int,
+        correlation_id: str | None = None, reason: str | None = None,
+    ) -> Position:  # fmt: skip
+        """Open cycle `cycle + 1`. Raises Conflict where a cycle is open or `cycle` is not the last one."""
+        event = types.ResendRequested(client_id, cycle + 1, sealed, reason)
+        meta = envelope.encode(at_ms, actor, correlation_id)
+        return await self._call("resend", message_id, cycle, meta, event, client_id, correlation_id)
+
+    async def unpark(
+        self, message_id: bytes, client_id: str, cycle: int, actor: str, at_ms: int,
+        correlation_id: str | None = None,
+    ) -> Position:  # fmt: skip
+        """Give a parked message back to the workers, in its cycle. Raises Conflict where it is not parked."""
+        meta = envelope.encode(at_ms, actor, correlation_id)
+        event = types.DeliveryDue(client_id, cycle, 0)
+        return await self._call("unpark", message_id, cycle, meta, event, client_id, correlation_id)
+
+    async def _call(
+        self, kind: str, message_id: bytes, cycle: int, meta: bytes, event: types.Event, client_id: str,
+        correlation_id: str | None,
+    ) -> Position:  # fmt: skip
+        keys = self._keys.partitions[ids.partition(message_id)]
+        done = keys.done(ids.created_ms(message_id))
+        reply = await _reopen(
+            self._redis,
+            [keys.meta, keys.events, keys.open, keys.age, keys.bodies, done],
+            [
+                self._identity.incarnations[keys.stream], message_id, kind, cycle, meta,
+                codec.tag_of(event), codec.encode(event), client_id,
+                envelope.packed_correlation(correlation_id),
+            ],
+        )  # fmt: skip
+        if b"-" not in reply:
+            raise Conflict(_REOPEN_REFUSALS[reply.decode()])
+        return at(keys.stream, reply)
+
+
+_REOPEN_REFUSALS = {
+    "open": "A delivery cycle of this message is open.",
+    "stale": "This message has had another cycle since.",
+    "missing": "This message is not parked.",
+}
+
+
+def _claim_args(claims: Sequence[Claim]) -> list[Arg]:
+    args: list[Arg] = []
+    for claim in claims:
+        args += (claim.position.entry_id, claim.count)
+    return args
+
+
+def _settle_args(item: Settlement, partition: PartitionKeys, done_keys: list[str]) -> tuple[Arg, ...]:
+    claim, index, record = item.claim, 0, ""
+    if item.kind == "done":
+        if item.outcome is None:
+            raise UnknownEvent("A cycle ends with an outcome.")
+        index = 1 + done_keys.index(partition.done(ids.created_ms(item.message_id)))
+        attempts = item.attempt if claim is not None or item.attempted is None else item.attempt + 1
+        record = outcome_record(item.outcome, item.cycle, attempts, item.at_ms, item.client_id)
+    return (
+        claim.position.entry_id if claim else "",
+        claim.count if claim else 0,
+        item.message_id,
+        item.cycle,
+        item.attempt,
+        item.kind,
+        item.delay_ms,
+        index,
+        record,
+        item.envelope,
+        codec.encode(item.attempted) if item.attempted else b"",
+        codec.tag_of(item.event) if item.event else "",
+        codec.encode(item.event) if item.event else b"",
+    )

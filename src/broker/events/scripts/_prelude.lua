@@ -1,0 +1,69 @@
+-- Shared by every script; the loader puts it in front.
+
+-- The log this caller knows, or an error. KEYS[1] is always `meta`, ARGV[1] always the incarnation.
+local function check_incarnation()
+  local meta = redis.call('HMGET', KEYS[1], 'incarnation', 'refused')
+  if meta[1] ~= ARGV[1] then
+    return redis.error_reply('REFUSED the incarnation is ' .. (meta[1] or 'missing') .. ', not ' .. ARGV[1])
+  end
+  if meta[2] then
+    return redis.error_reply('REFUSED ' .. meta[2])
+  end
+end
+
+-- Milliseconds by the server's clock, the same during the whole script.
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- Numbers of 13 digits would be written as 1.7e+12.
+local function int(number)
+  return string.format('%.0f', number)
+end
+
+local function entry_ms(entry_id)
+  return tonumber(string.match(entry_id, '^(%d+)-'))
+end
+
+-- An open record: position|cycle|attempt|phase|due|crashes|cause|client|correlation (msgpack, may hold any byte).
+-- Phases: r(eady): an entry of the stream stands for its next attempt; d(ue): waits in `due`; p(arked).
+local function parse_open(record)
+  if not record then return nil end
+  local position, cycle, attempt, phase, due, crashes, cause, client, correlation =
+    string.match(record, '^([^|]*)|(%d+)|(%d+)|(%a)|(%d+)|(%d+)|([^|]*)|([^|]*)|(.*)$')
+  return {
+    position = position, cycle = tonumber(cycle), attempt = tonumber(attempt), phase = phase,
+    due = due, crashes = tonumber(crashes), cause = cause, client = client, correlation = correlation,
+  }
+end
+
+local function format_open(open)
+  return table.concat({
+    open.position, open.cycle, open.attempt, open.phase, open.due, open.crashes, open.cause, open.client,
+    open.correlation,
+  }, '|')
+end
+
+-- The claim that the caller says it holds: pending, for this consumer, with this delivery count.
+local function holds_claim(events, group, consumer, entry, count)
+  local pending = redis.call('XPENDING', events, group, entry, entry, 1, consumer)
+  return pending[1] ~= nil and pending[1][4] == tonumber(count)
+end
+
+local function field(entry, name)
+  for i = 1, #entry, 2 do
+    if entry[i] == name then return entry[i + 1] end
+  end
+end
+
+-- Move the ciphertext of an open message out of the stream, so that it does not hold back trimming.
+local function move_body_aside(events, bodies, age, id, position)
+  if redis.call('HEXISTS', bodies, id) == 0 then
+    local found = redis.call('XRANGE', events, position, position)[1]
+    if found then
+      redis.call('HSET', bodies, id, field(found[2], 't') .. '|' .. field(found[2], 'd'))
+    end
+  end
+  redis.call('ZREM', age, id)
+end

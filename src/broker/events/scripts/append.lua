@@ -1,0 +1,73 @@
+-- Append a group of submitted messages to one partition, once however often the call is repeated.
+--
+-- KEYS  1 meta, 2 events, 3 open, 4 age, 5 batch, 6… the idempotency record of each message that has a key, in order
+-- ARGV  1 incarnation, 2 batch record's expiry (ms), 3 idempotency expiry (ms), 4 highest position seen ('' if none),
+--       then per message: id, envelope, data, client, packed correlation, request hash in hex ('' without a key),
+--       queued at (ms)
+-- Reply `first position|count`, then a line for each message that was not appended: `index|C` (its key was used for
+--       another request) or `index|R|message id in hex|position|queued at` (its key was used for this one).
+--       Appended messages have consecutive ids: the clock stands still inside a script.
+local refused = check_incarnation()
+if refused then return refused end
+
+local before = redis.call('GET', KEYS[5])
+if before then return before end
+
+if ARGV[4] ~= '' then
+  local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
+  local seen_ms, seen_seq = string.match(ARGV[4], '^(%d+)-(%d+)$')
+  local ms, seq = '0', '0'
+  if last then
+    ms, seq = string.match(last[1], '^(%d+)-(%d+)$')
+  else
+    -- Trimmed empty: the stream itself still knows.
+    local info = redis.call('XINFO', 'STREAM', KEYS[2])
+    for i = 1, #info, 2 do
+      if info[i] == 'last-generated-id' then ms, seq = string.match(info[i + 1], '^(%d+)-(%d+)$') end
+    end
+  end
+  if tonumber(ms) < tonumber(seen_ms) or (tonumber(ms) == tonumber(seen_ms) and tonumber(seq) < tonumber(seen_seq)) then
+    local why = 'the log went back from ' .. ARGV[4] .. ' to ' .. ms .. '-' .. seq
+    redis.call('HSET', KEYS[1], 'refused', why)
+    return redis.error_reply('REFUSED ' .. why)
+  end
+end
+
+local first = ''
+local count = 0
+local exceptions = {}
+local next_key = 6
+for base = 5, #ARGV, 7 do
+  local id, envelope, data, client = ARGV[base], ARGV[base + 1], ARGV[base + 2], ARGV[base + 3]
+  local correlation, request_hash, queued_at = ARGV[base + 4], ARGV[base + 5], ARGV[base + 6]
+  local index = (base - 5) / 7
+  local record_key, record
+  if request_hash ~= '' then
+    record_key = KEYS[next_key]
+    next_key = next_key + 1
+    record = redis.call('GET', record_key)
+  end
+  if record then
+    local used_for, answer = string.match(record, '^([^|]*)|(.*)$')
+    if used_for == request_hash then
+      exceptions[#exceptions + 1] = index .. '|R|' .. answer
+    else
+      exceptions[#exceptions + 1] = index .. '|C'
+    end
+  else
+    local entry = redis.call('XADD', KEYS[2], '*', 't', 'MessageSubmitted', 's', id, 'm', envelope, 'd', data)
+    if first == '' then first = entry end
+    count = count + 1
+    redis.call('HSET', KEYS[3], id, entry .. '|1|0|r|0|0||' .. client .. '|' .. correlation)
+    redis.call('ZADD', KEYS[4], entry_ms(entry), id)
+    if record_key then
+      local hex = string.gsub(id, '.', function(c) return string.format('%02x', string.byte(c)) end)
+      redis.call('SET', record_key, request_hash .. '|' .. hex .. '|' .. entry .. '|' .. queued_at, 'PX', ARGV[3])
+    end
+  end
+end
+
+table.insert(exceptions, 1, first .. '|' .. count)
+local reply = table.concat(exceptions, '\n')
+redis.call('SET', KEYS[5], reply, 'PX', ARGV[2])
+return reply

@@ -1,0 +1,82 @@
+-- Read on behalf of the lease's owner, from the position that the owner names, and extend the lease.
+-- KEYS meta, lease, events.
+-- ARGV incarnation, owner, epoch, ttl (ms), group, position, entries read up to it, highest checkpoint,
+--   count (0: only extend the lease).
+-- Returns {status, entries trimmed, last id, entries added, entries}; status is OK or TRIMMED.
+local refused = check_incarnation()
+if refused then return refused end
+
+local now = now_ms()
+local lease = redis.call('HMGET', KEYS[2], 'owner', 'epoch', 'expires')
+if lease[1] ~= ARGV[2] or lease[2] ~= ARGV[3] then
+  return redis.error_reply('LEASE epoch ' .. (lease[2] or 'none') .. ' is owned by another')
+end
+-- Nobody took it meanwhile, so an expired lease of ours is still ours; rarely written, for the AOF's sake.
+local ttl = tonumber(ARGV[4])
+local left = tonumber(lease[3]) - now
+if left * 3 < ttl * 2 or left > ttl then
+  redis.call('HSET', KEYS[2], 'expires', int(now + ttl))
+end
+
+local group, position, read, count = ARGV[5], ARGV[6], ARGV[7], tonumber(ARGV[9])
+
+local function parts(id)
+  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+  return tonumber(ms), tonumber(seq)
+end
+
+local function before(one, other)
+  local ms, seq = parts(one)
+  local other_ms, other_seq = parts(other)
+  return ms < other_ms or (ms == other_ms and seq < other_seq)
+end
+
+if redis.call('EXISTS', KEYS[3]) == 0 and ARGV[8] == '0-0' then
+  return {'OK', 0, '0-0', 0, {}}
+end
+
+local last, added, length, first = '0-0', 0, 0, nil
+local info = redis.pcall('XINFO', 'STREAM', KEYS[3])
+if not info.err then
+  for i = 1, #info, 2 do
+    if info[i] == 'last-generated-id' then last = info[i + 1]
+    elseif info[i] == 'entries-added' then added = info[i + 1]
+    elseif info[i] == 'length' then length = info[i + 1]
+    elseif info[i] == 'first-entry' and info[i + 1] then first = info[i + 1][1] end
+  end
+end
+
+if before(last, ARGV[8]) then
+  local why = 'the stream ends at ' .. last .. ', a read model is at ' .. ARGV[8] .. ': Redis lost data'
+  redis.call('HSET', KEYS[1], 'refused', why)
+  return redis.error_reply('REFUSED ' .. why)
+end
+if count == 0 then
+  return {'OK', 0, last, added, {}}
+end
+local trimmed = added - length
+if tonumber(read) < trimmed and before(position, last) and (not first or before(position, first)) then
+  return {'TRIMMED', trimmed, last, added, {}}
+end
+
+-- The owner's position rules; the group only shows it, and may have been destroyed or moved by anybody.
+local known, stands = false, false
+for _, row in ipairs(redis.call('XINFO', 'GROUPS', KEYS[3])) do
+  local fields = {}
+  for i = 1, #row, 2 do fields[row[i]] = row[i + 1] end
+  if fields['name'] == group then
+    known = true
+    stands = fields['last-delivered-id'] == position and fields['entries-read'] == tonumber(read)
+  end
+end
+if not known then
+  redis.call('XGROUP', 'CREATE', KEYS[3], group, position, 'ENTRIESREAD', read)
+elseif not stands then
+  redis.call('XGROUP', 'SETID', KEYS[3], group, position, 'ENTRIESREAD', read)
+end
+if last == position then
+  return {'OK', trimmed, last, added, {}}
+end
+local found = redis.call('XREADGROUP', 'GROUP', group, 'projector', 'COUNT', count, 'NOACK',
+  'STREAMS', KEYS[3], '>')
+return {'OK', trimmed, last, added, found and found[1] and found[1][2] or {}}

@@ -1,0 +1,24 @@
+-- Hand claims back, so that another worker takes them over at once and without counting a crash.
+--
+-- KEYS  1 meta, 2 events, 3 workers
+-- ARGV  1 incarnation, 2 group, 3 consumer, 4 '1' if the consumer goes away, then per claim: entry id, delivery count
+-- Reply how many were handed back. The consumer `-` stands for nobody.
+local refused = check_incarnation()
+if refused then return refused end
+
+local group, consumer = ARGV[2], ARGV[3]
+local released = 0
+for i = 5, #ARGV, 2 do
+  if holds_claim(KEYS[2], group, consumer, ARGV[i], ARGV[i + 1]) then
+    redis.call('XCLAIM', KEYS[2], group, '-', 0, ARGV[i], 'JUSTID')
+    released = released + 1
+  end
+end
+if ARGV[4] == '1' then
+  redis.call('HDEL', KEYS[3], consumer)
+  -- Deleting a consumer drops its pending entries: only one that has none.
+  if #redis.call('XPENDING', KEYS[2], group, '-', '+', 1, consumer) == 0 then
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[2], group, consumer)
+  end
+end
+return released
