@@ -1,0 +1,1 @@
+"""What tests share: waiting for conditions, cutting connections, a log of one's own."""
