@@ -1,0 +1,1 @@
+"""What every HTTP surface shares: TLS, serving, problem documents, bodies, health, metrics, identity."""

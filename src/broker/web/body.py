@@ -1,0 +1,195 @@
+"""Request bodies: bounded while they arrive, and JSON read strictly.
+
+Strict means that two readers cannot see two documents: no duplicate keys, invalid UTF-8, byte order mark,
+lone surrogates, NaN, or depth past a bound. RFC 8259 leaves these to each parser, RFC 7493 forbids them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from starlette.types import Receive, Scope
+
+from broker.web.problems import ClientDisconnected, Detail, Problem
+
+T = TypeVar("T")
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+MAX_DEPTH = 32
+
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_CHARSET = re.compile(r'\s*charset\s*=\s*"?utf-?8"?\s*', re.IGNORECASE)
+_decode = msgspec.json.decode
+
+
+def header(scope: Scope, name: bytes) -> bytes | None:
+    """The last value of a header; names are lower case."""
+    found = None
+    for key, value in scope["headers"]:
+        if key == name:
+            found = value
+    return found
+
+
+def media_type(scope: Scope, allowed: Sequence[str]) -> str:
+    """The request's media type, one of `allowed`. Raises Problem 415: another type, charset or coding."""
+    raw = header(scope, b"content-type")
+    if raw is not None:
+        kind, _, parameters = raw.decode("latin-1").partition(";")
+        kind = kind.strip().lower()
+        charsets = [part for part in parameters.split(";") if part.strip().lower().startswith("charset")]
+        if kind in allowed and all(_CHARSET.fullmatch(part) for part in charsets):
+            coding = header(scope, b"content-encoding")
+            if coding is None or coding.strip().lower() == b"identity":
+                return kind
+            raise Problem("unsupported_media_type", "A content encoding is not supported.")
+    raise Problem("unsupported_media_type", f"The content type must be {' or '.join(allowed)}, in UTF-8.")
+
+
+async def read(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """The whole body, at most `limit` bytes.
+
+    Raises Problem 413 at the first sign that it is longer, ClientDisconnected when it does not arrive.
+    """
+    declared = header(scope, b"content-length")
+    if declared is not None and int(declared) > limit:
+        raise _too_large(limit)
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body", False):
+        whole: bytes = message.get("body", b"")
+        if len(whole) > limit:
+            raise _too_large(limit)
+        return whole
+    parts, size = [], 0
+    while True:
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnected
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            raise _too_large(limit)
+        parts.append(part)
+        if not message.get("more_body", False):
+            return b"".join(parts)
+        message = await receive()
+
+
+def parse(raw: bytes) -> Any:
+    """Strict JSON as plain values. Raises Problem 400 `malformed_json`."""
+    try:
+        value = _decode(raw)
+    except RecursionError:
+        raise _too_deep() from None
+    except UnicodeDecodeError:
+        raise Problem("malformed_json", "The body is not valid UTF-8.") from None
+    except msgspec.DecodeError as error:
+        raise Problem("malformed_json", f"{error}.") from None
+    # Each member has a colon of its own: distinct keys <= members <= colons. Where the first equals the last,
+    # no key was twice. Else the colons inside strings are taken out first, which counts the members exactly.
+    if _keys(value, 0) != raw.count(b":"):
+        _refuse_duplicates(raw, value)
+    return value
+
+
+class Reader(Generic[T]):
+    """Reads strict JSON of one type, a msgspec type such as a Struct with `forbid_unknown_fields`."""
+
+    def __init__(self, type_: type[T]) -> None:
+        self.type = type_
+        self._decoder = msgspec.json.Decoder(type_)
+
+    def decode(self, raw: bytes) -> T:
+        """The value. Raises Problem 400: `malformed_json`, or `validation_error` naming every bad field."""
+        value = parse(raw)
+        try:
+            return self._decoder.decode(raw)
+        except msgspec.ValidationError as error:
+            raise invalid(explain(value, self.type, error)) from None
+
+    def convert(self, value: Any) -> T:
+        """As `decode`, from plain values that `parse` gave. Raises Problem 400 `validation_error`."""
+        try:
+            return msgspec.convert(value, self.type)
+        except msgspec.ValidationError as error:
+            raise invalid(explain(value, self.type, error)) from None
+
+
+def invalid(details: Sequence[Detail]) -> Problem:
+    """A 400 `validation_error` with these details."""
+    text = "; ".join(
+        f"{detail.field}: {detail.reason}" if detail.field else detail.reason for detail in details
+    )
+    return Problem("validation_error", text, details=details)
+
+
+def explain(value: Any, type_: Any, error: msgspec.ValidationError) -> list[Detail]:
+    """The decoder stops at the first fault; for an object each field is tried, so that all are named."""
+    if not (isinstance(value, dict) and isinstance(type_, type) and issubclass(type_, msgspec.Struct)):
+        return [_detail(str(error), "")]
+    details, known = [], set()
+    for field in msgspec.structs.fields(type_):
+        known.add(field.encode_name)
+        if field.encode_name in value:
+            try:
+                msgspec.convert(value[field.encode_name], field.type)
+            except msgspec.ValidationError as fault:
+                details.append(_detail(str(fault), field.encode_name))
+        elif field.required:
+            details.append(Detail(field.encode_name, "is missing"))
+    if type_.__struct_config__.forbid_unknown_fields:
+        details += [Detail(name[:64], "is not a known field") for name in value if name not in known]
+    return details or [_detail(str(error), "")]
+
+
+def split_ndjson(raw: bytes, limit: int) -> list[bytes]:
+    """The lines of a newline-delimited body, blank ones left out. Raises Problem 400 past `limit` lines."""
+    lines = [line for line in raw.split(b"\n") if line and not line.isspace()]
+    if len(lines) > limit:
+        raise invalid([Detail("", f"takes at most {limit} lines")])
+    return lines
+
+
+def _keys(value: Any, depth: int) -> int:
+    """The number of distinct keys, summed over all objects. Raises Problem past MAX_DEPTH."""
+    if depth > MAX_DEPTH:
+        raise _too_deep()
+    if type(value) is dict:
+        count = len(value)
+        for inner in value.values():
+            if type(inner) is dict or type(inner) is list:
+                count += _keys(inner, depth + 1)
+        return count
+    if type(value) is list:
+        count = 0
+        for inner in value:
+            if type(inner) is dict or type(inner) is list:
+                count += _keys(inner, depth + 1)
+        return count
+    return 0
+
+
+def _refuse_duplicates(raw: bytes, value: Any) -> None:
+    # The document is valid JSON by now, so this expression finds exactly its strings.
+    if _STRING.sub(b"", raw).count(b":") != _keys(value, 0):
+        raise Problem("malformed_json", "An object has the same key twice.")
+
+
+def _detail(text: str, under: str) -> Detail:
+    """The decoder says "Expected … - at `$.a.b`"."""
+    reason, _, where = text.partition(" - at `")
+    path = where.rstrip("`").removeprefix("$").lstrip(".")
+    if path.startswith("["):
+        return Detail(f"{under}{path}", reason)
+    return Detail(".".join(part for part in (under, path) if part), reason)
+
+
+def _too_deep() -> Problem:
+    return Problem("malformed_json", f"The document is nested deeper than {MAX_DEPTH} levels.")
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem("body_too_large", f"The body may have at most {limit} bytes.")

@@ -1,0 +1,45 @@
+"""TLS contexts. The TLS layer demands our CA; dates, purpose and revocation are judged per request."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+# X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which the ssl module does not name.
+NO_CHECK_TIME = 0x200000
+ALPN = ["http/1.1"]
+# TLS 1.2 with forward secrecy and authenticated encryption only; TLS 1.3 has its own, fixed list.
+CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+
+
+def server_context(cert: Path, key: Path, ca: Path, *, require_client: bool = False) -> ssl.SSLContext:
+    """For listeners. A client certificate of another CA fails the handshake; an expired one of ours does not.
+
+    `require_client` also fails the handshake without one; else health can be read without.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    _common(context, ca)
+    context.load_cert_chain(cert, key)
+    context.verify_mode = ssl.CERT_REQUIRED if require_client else ssl.CERT_OPTIONAL
+    # An expired certificate must reach the request, where it gets the 403 that says so.
+    context.verify_flags |= NO_CHECK_TIME
+    # A resumed session would outlive what a new handshake is told.
+    context.num_tickets = 0
+    context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+    return context
+
+
+def client_context(ca: Path, cert: Path | None = None, key: Path | None = None) -> ssl.SSLContext:
+    """For callers of our own servers: our CA only, host names checked, with a client certificate if given."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    _common(context, ca)
+    if cert is not None:
+        context.load_cert_chain(cert, key)
+    return context
+
+
+def _common(context: ssl.SSLContext, ca: Path) -> None:
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(CIPHERS)
+    context.set_alpn_protocols(ALPN)
+    context.load_verify_locations(ca)
