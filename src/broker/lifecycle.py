@@ -49,7 +49,7 @@ def stop_on_signals(stop: asyncio.Event) -> None:
 
 @asynccontextmanager
 async def running(*tasks: Awaitable[object], on_failure: Callable[[], None]) -> AsyncIterator[None]:
-    """Run `tasks` beside the body; the first that fails calls `on_failure` and its error is raised at the end."""
+    """Run `tasks` beside the body; one that fails calls `on_failure`, and its error is raised at the end."""
     started = [asyncio.ensure_future(task) for task in tasks]
 
     def watch(task: asyncio.Future[object]) -> None:

@@ -62,4 +62,4 @@ def _add_correlation(_logger: object, _name: str, event: dict[str, Any]) -> dict
 
 def get_logger(name: str) -> Any:
     """A structlog logger; `name` is the module's."""
-    return structlog.get_logger(logger=name)
+    return structlog.get_logger(module=name)

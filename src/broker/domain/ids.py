@@ -23,7 +23,7 @@ _last = 0
 
 
 def _ticks() -> int:
-    """Milliseconds and a 12-bit counter as one number that only grows in this process (RFC 9562, 6.2, method 1)."""
+    """Milliseconds and a 12-bit counter in one number that only grows (RFC 9562, 6.2, method 1)."""
     global _last
     with _lock:
         _last = max(_last + 1, clock.now_ms() << 12)

@@ -78,7 +78,7 @@ def idempotency_key(value: str | None, field: str = "Idempotency-Key") -> str | 
 def client_name(value: str, field: str = "client_id") -> str:
     """A client's name: 1 to 64 of `a-z 0-9 . _ -`, the first a letter or digit."""
     if not _NAME.match(value):
-        raise ValidationError(field, "must be 1 to 64 of a-z, 0-9, '.', '_', '-', the first a letter or digit")
+        raise ValidationError(field, "must be 1 to 64 of a-z 0-9 . _ -, the first a letter or digit")
     return value
 
 

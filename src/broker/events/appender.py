@@ -1,8 +1,8 @@
 """Group commit: messages that arrive while a write is under way share the next one.
 
 One Lua call per partition and group, so that 500 messages cost one round trip and one fsync. When idle, a
-message goes out at once. A call that lost its reply is repeated under the same batch id, which answers instead
-of appending; when that fails too the answer is unknown, and the caller is told so.
+message goes out at once. A call that lost its reply is repeated under the same batch id, which answers
+instead of appending; when that fails too the answer is unknown, and the caller is told so.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Appender:
         return self._next
 
     def rotate(self, number: int) -> None:
-        """A group of partition `number` was written: if it is where messages gather, they gather in the next."""
+        """A group of partition `number` was written; what gathered there gathers in the next one now."""
         if self._next == number:
             self._next = (number + 1) % len(self._lanes)
 
@@ -277,11 +277,12 @@ def _results(partition: PartitionKeys, drafts: Sequence[Draft], reply: bytes) ->
         )
     results: list[Result] = []
     position = at(partition.stream, first) if first else None
-    for index, draft in enumerate(drafts):
-        if index in exceptions:
-            results.append(exceptions[index])
+    for place, draft in enumerate(drafts):
+        if place in exceptions:
+            results.append(exceptions[place])
             continue
-        assert position is not None
+        if position is None:
+            raise LogUnavailable("The log's reply names no position.")
         results.append(Appended(draft.message_id, position, draft.queued_at))
         position = position._replace(seq=position.seq + 1)
     return results

@@ -78,7 +78,7 @@ def decode(tag: str, data: bytes) -> types.Event:
 
 
 def stored(position: Position, fields: Mapping[bytes, bytes]) -> Stored:
-    """The entry at `position` with the four fields of a stream entry. Raises UnknownEvent if one is missing."""
+    """The entry at `position`, from the fields of its stream entry. Raises UnknownEvent if one is missing."""
     try:
         return Stored(position, fields[b"t"].decode(), fields[b"s"], fields[b"m"], fields[b"d"])
     except (KeyError, UnicodeDecodeError) as error:

@@ -1,7 +1,7 @@
 """The worker's side of the log: claims, their fence, retries, takeover, and direct outcomes.
 
-Every change goes through a script that checks the claim and the `open` record first, so that a worker that lost
-its claim writes nothing and a cycle ends once.
+Every change goes through a script that checks the claim and the `open` record first, so that a worker that
+lost its claim writes nothing and a cycle ends once.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any, Literal
 import msgspec
 
 from broker.domain import ids
-from broker.errors import Conflict, UnknownEvent
-from broker.events import codec, envelope, types
+from broker.errors import UnknownEvent
+from broker.events import codec, types
 from broker.events.connection import BLOCK_MS, Redis, call
-from broker.events.keys import DELIVERY_GROUP, LogKeys, PartitionKeys
+from broker.events.keys import DELIVERY_GROUP, PartitionKeys
 from broker.events.log_identity import LogIdentity
 from broker.events.open_messages import (
     OUTCOME_TTL_MS,
@@ -37,7 +37,6 @@ _pump = Script("pump", allow_oom=True)
 _renew = Script("renew", allow_oom=True)
 _release = Script("release", allow_oom=True)
 _takeover = Script("takeover", allow_oom=True)
-_reopen = Script("reopen", allow_oom=True)
 
 _HANDLED = frozenset({"MessageSubmitted", "DeliveryDue", "ResendRequested"})
 
@@ -110,7 +109,7 @@ class DeliveryLog:
         self._incarnation = identity.incarnations[partition.stream]
 
     async def ensure_group(self) -> bool:
-        """Create the group where it is missing: just before the oldest open message. True if it was missing."""
+        """Create the group where it is missing, just before the oldest open message. True if it was."""
         keys = self.partition
         created = await _group(
             self._redis, [keys.meta, keys.events, keys.open, keys.age], [self._incarnation, self._group]
@@ -126,7 +125,7 @@ class DeliveryLog:
             redis.xreadgroup(
                 self._group,
                 self.consumer,
-                {self.partition.events: ">"},  # type: ignore[dict-item]
+                {self.partition.events: ">"},
                 count=count,
                 block=block_ms,
             )
@@ -167,12 +166,10 @@ class DeliveryLog:
         return [None if r is None else at(keys.stream, r or b"0-0") for r in replies]
 
     async def renew(self, claims: Sequence[Claim], alive_ms: int) -> set[str]:
-        """Heartbeat, and keep `claims` from growing idle. The entry ids of those that another consumer owns now."""
+        """Heartbeat, and keep `claims` from growing idle. Gives the entry ids of those that were lost."""
         keys = self.partition
         args: list[Arg] = [self._incarnation, self._group, self.consumer, alive_ms]
-        lost = await _renew(
-            self._redis, [keys.meta, keys.events, keys.workers], args + _claim_args(claims)
-        )
+        lost = await _renew(self._redis, [keys.meta, keys.events, keys.workers], args + _claim_args(claims))
         return {entry.decode() for entry in lost}
 
     async def release(self, claims: Sequence[Claim], *, leaving: bool = False) -> int:
@@ -197,7 +194,7 @@ class DeliveryLog:
         )
 
     async def pump(self, count: int = 500) -> tuple[int, int | None]:
-        """Turn due retries into events: how many, and milliseconds until the next is due (None: none waits)."""
+        """Turn due retries into events: how many, and milliseconds until the next (None: none waits)."""
         keys = self.partition
         appended, wait = await _pump(
             self._redis,
@@ -230,59 +227,6 @@ class DeliveryLog:
             event = codec.decode(tag.decode(), data)
         sealed = event.sealed if isinstance(event, types.MessageSubmitted | types.ResendRequested) else None
         return Task(claim, opened, sealed)
-
-
-class Reopening:
-    """Opens further cycles and gives parked messages back; used by admins and repair, not by workers."""
-
-    def __init__(self, redis: Redis, keys: LogKeys, identity: LogIdentity) -> None:
-        self._redis = redis
-        self._keys = keys
-        self._identity = identity
-
-    async def resend(
-        self, message_id: bytes, client_id: str, cycle: int, sealed: bytes, actor: str, at_ms: int,
-        correlation_id: str | None = None, reason: str | None = None,
-    ) -> Position:  # fmt: skip
-        """Open cycle `cycle + 1`. Raises Conflict where a cycle is open or `cycle` is not the last one."""
-        event = types.ResendRequested(client_id, cycle + 1, sealed, reason)
-        meta = envelope.encode(at_ms, actor, correlation_id)
-        return await self._call("resend", message_id, cycle, meta, event, client_id, correlation_id)
-
-    async def unpark(
-        self, message_id: bytes, client_id: str, cycle: int, actor: str, at_ms: int,
-        correlation_id: str | None = None,
-    ) -> Position:  # fmt: skip
-        """Give a parked message back to the workers, in its cycle. Raises Conflict where it is not parked."""
-        meta = envelope.encode(at_ms, actor, correlation_id)
-        event = types.DeliveryDue(client_id, cycle, 0)
-        return await self._call("unpark", message_id, cycle, meta, event, client_id, correlation_id)
-
-    async def _call(
-        self, kind: str, message_id: bytes, cycle: int, meta: bytes, event: types.Event, client_id: str,
-        correlation_id: str | None,
-    ) -> Position:  # fmt: skip
-        keys = self._keys.partitions[ids.partition(message_id)]
-        done = keys.done(ids.created_ms(message_id))
-        reply = await _reopen(
-            self._redis,
-            [keys.meta, keys.events, keys.open, keys.age, keys.bodies, done],
-            [
-                self._identity.incarnations[keys.stream], message_id, kind, cycle, meta,
-                codec.tag_of(event), codec.encode(event), client_id,
-                envelope.packed_correlation(correlation_id),
-            ],
-        )  # fmt: skip
-        if b"-" not in reply:
-            raise Conflict(_REOPEN_REFUSALS[reply.decode()])
-        return at(keys.stream, reply)
-
-
-_REOPEN_REFUSALS = {
-    "open": "A delivery cycle of this message is open.",
-    "stale": "This message has had another cycle since.",
-    "missing": "This message is not parked.",
-}
 
 
 def _claim_args(claims: Sequence[Claim]) -> list[Arg]:

@@ -42,7 +42,7 @@ class PartitionKeys(StreamKeys):
         self.open = f"{self.base}:open"
         """Hash: message id → record (`open_messages`) of every message without an outcome."""
         self.age = f"{self.base}:age"
-        """Sorted set: message id → stream milliseconds of the event that holds its body, unless moved aside."""
+        """Sorted set: message id → stream ms of the event that holds its body, unless moved aside."""
         self.due = f"{self.base}:due"
         """Sorted set: message id → milliseconds by Redis' clock of its next attempt."""
         self.bodies = f"{self.base}:bodies"

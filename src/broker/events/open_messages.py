@@ -1,4 +1,4 @@
-"""What Redis knows of a message: its open record while it has no outcome, its outcome record for a while after."""
+"""What Redis knows of a message: its open record until it has an outcome, that outcome for a while after."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ async def look_up(
     pipeline = redis.pipeline(transaction=False)
     for message_id in message_ids:
         partition = keys.partitions[ids.partition(message_id)]
-        pipeline.hget(partition.open, message_id)  # type: ignore[arg-type]
-        pipeline.hget(partition.done(ids.created_ms(message_id)), message_id)  # type: ignore[arg-type]
+        pipeline.hget(partition.open, message_id)
+        pipeline.hget(partition.done(ids.created_ms(message_id)), message_id)
     replies = await call(pipeline.execute())
     found: list[OpenMessage | FinishedMessage | None] = []
     for message_id, open_record, done in zip(message_ids, replies[::2], replies[1::2], strict=True):

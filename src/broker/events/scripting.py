@@ -32,10 +32,10 @@ class Script:
         """Run the script on the server; load it first where the server does not know it."""
         with translated():
             try:
-                return await redis.evalsha(self.sha, len(keys), *keys, *args)  # type: ignore[no-untyped-call]
+                return await redis.evalsha(self.sha, len(keys), *keys, *args)
             except NoScriptError:
                 # NOSCRIPT means that nothing ran, so sending it whole cannot run it twice.
-                return await redis.eval(self.source, len(keys), *keys, *args)  # type: ignore[no-untyped-call]
+                return await redis.eval(self.source, len(keys), *keys, *args)
 
     def queue(self, pipeline: Any, keys: list[str], args: list[Arg]) -> None:
         """Put the call on a pipeline whose server is known to have the script (`load`)."""
@@ -44,4 +44,4 @@ class Script:
     async def load(self, redis: Redis) -> None:
         """Make the server know the script."""
         with translated():
-            await redis.script_load(self.source)  # type: ignore[no-untyped-call]
+            await redis.script_load(self.source)

@@ -1,8 +1,8 @@
 """Old versions of events, read as new ones.
 
 The tag of version 1 is the type's name; of version n, `Name.n`. When a type changes in a way that appending
-fields with defaults cannot express, raise its number in `VERSIONS` and register an upcaster from each old tag.
-Stored bytes are never rewritten: the hash chain is over them.
+fields with defaults cannot express, raise its number in `VERSIONS` and register an upcaster from each old
+tag. Stored bytes are never rewritten: the hash chain is over them.
 """
 
 from __future__ import annotations

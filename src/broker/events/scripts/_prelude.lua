@@ -45,10 +45,11 @@ local function format_open(open)
   }, '|')
 end
 
--- The claim that the caller says it holds: pending, for this consumer, with this delivery count.
+-- The claim that the caller says it holds: pending, for this consumer, with this delivery count. With the group
+-- destroyed XPENDING is an error, and every claim is lost.
 local function holds_claim(events, group, consumer, entry, count)
-  local pending = redis.call('XPENDING', events, group, entry, entry, 1, consumer)
-  return pending[1] ~= nil and pending[1][4] == tonumber(count)
+  local pending = redis.pcall('XPENDING', events, group, entry, entry, 1, consumer)
+  return not pending.err and pending[1] ~= nil and pending[1][4] == tonumber(count)
 end
 
 local function field(entry, name)

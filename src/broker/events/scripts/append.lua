@@ -20,11 +20,9 @@ if ARGV[4] ~= '' then
   if last then
     ms, seq = string.match(last[1], '^(%d+)-(%d+)$')
   else
-    -- Trimmed empty: the stream itself still knows.
-    local info = redis.call('XINFO', 'STREAM', KEYS[2])
-    for i = 1, #info, 2 do
-      if info[i] == 'last-generated-id' then ms, seq = string.match(info[i + 1], '^(%d+)-(%d+)$') end
-    end
+    -- Trimmed empty, the stream itself still knows; gone, XINFO is an error.
+    local info = redis.pcall('XINFO', 'STREAM', KEYS[2])
+    if not info.err then ms, seq = string.match(field(info, 'last-generated-id'), '^(%d+)-(%d+)$') end
   end
   if tonumber(ms) < tonumber(seen_ms) or (tonumber(ms) == tonumber(seen_ms) and tonumber(seq) < tonumber(seen_seq)) then
     local why = 'the log went back from ' .. ARGV[4] .. ' to ' .. ms .. '-' .. seq

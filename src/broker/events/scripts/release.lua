@@ -17,7 +17,8 @@ end
 if ARGV[4] == '1' then
   redis.call('HDEL', KEYS[3], consumer)
   -- Deleting a consumer drops its pending entries: only one that has none.
-  if #redis.call('XPENDING', KEYS[2], group, '-', '+', 1, consumer) == 0 then
+  local left = redis.pcall('XPENDING', KEYS[2], group, '-', '+', 1, consumer)
+  if not left.err and #left == 0 then
     redis.call('XGROUP', 'DELCONSUMER', KEYS[2], group, consumer)
   end
 end
