@@ -69,6 +69,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     gateway_port: Port = 8001
     gateways: Annotated[int, Meta(ge=1, le=64)] = 1
     gateway_in_flight: Count = 4096
+    rate_limit_per_second: Annotated[float, Meta(ge=0, description="messages a second, 0 for no limit")] = 0.0
     server_host: str = "127.0.0.1"
     server_port: Port = 8000
     server_url: HttpsUrl | None = None
@@ -187,7 +188,7 @@ def _types() -> dict[str, Any]:
 
 
 def _decode(kind: type, value: object) -> object:
-    if kind is Path and isinstance(value, str) and value:
+    if kind is Path and isinstance(value, str | Path) and str(value):
         return Path(value)
     raise ValueError(f"Expected `{kind.__name__}`")
 

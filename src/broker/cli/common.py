@@ -34,14 +34,17 @@ def settings_for(data: Path | None = None, **overrides: Any) -> Settings:
     return load(**overrides)
 
 
+data_option = click.option(
+    "--data",
+    type=UserPath(file_okay=False),
+    help="The data directory. Default: the setting data_dir (var).",
+)
+
+
 def with_settings(function: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command `--data DIR` and pass it `settings` as the first argument."""
 
-    @click.option(
-        "--data",
-        type=UserPath(file_okay=False),
-        help="The data directory. Default: the setting data_dir (var).",
-    )
+    @data_option
     @functools.wraps(function)
     def command(*args: Any, data: Path | None, **options: Any) -> Any:
         return function(settings_for(data), *args, **options)

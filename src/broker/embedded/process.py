@@ -24,7 +24,7 @@ DISK_FULL_BYTES = 1024 * 1024
 
 
 class EmbeddedError(BrokerError):
-    """An embedded server could not be started."""
+    """It could not be started."""
 
     code = "embedded_server"
 
@@ -117,7 +117,7 @@ class ServerProcess:
     def why(self) -> str:
         """Why the server ended, for people: its exit code, the disk, its log's last lines."""
         code = self.returncode
-        parts = [f"{self.name} ended with {_exit_text(code)}." if code is not None else f"{self.name} runs."]
+        parts = [f"{self.name} ended with {exit_text(code)}." if code is not None else f"{self.name} runs."]
         if self.disk_full():
             parts.append(f"The disk that holds {self.directory} is full; free some space.")
         if lines := self.tail():
@@ -205,7 +205,8 @@ def socket_path(directory: Path, name: str) -> Path:
     return short / name
 
 
-def _exit_text(code: int) -> str:
+def exit_text(code: int) -> str:
+    """An exit code for people: a signal by its name."""
     if code >= 0:
         return f"exit code {code}"
     try:

@@ -1,0 +1,43 @@
+"""What `up` prints once everything runs: where things are and what to try first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from broker.embedded.state import Member
+from broker.settings import Settings
+
+WORDS = {
+    "gateway": "producers submit here (client certificate)",
+    "server": "internal and JSON APIs, /docs",
+    "worker": "/metrics, /health",
+    "projector": "/metrics, /health",
+}
+
+
+def summary(settings: Settings, members: list[Member]) -> list[str]:
+    """Lines for people: addresses, files, the admin's password file, a first command."""
+    lines = []
+    seen = set()
+    for member in members:
+        if member.url is not None and member.url not in seen:
+            seen.add(member.url)
+            count = sum(other.url == member.url for other in members)
+            name = member.role if count > 1 else member.name
+            lines.append(
+                f"{name:<12} {member.url}  {WORDS.get(member.role, '')}{f' ×{count}' if count > 1 else ''}"
+            )
+    data, certs = settings.data_dir, settings.certs_dir
+    lines += [
+        f"{'data':<12} {_shown(data)}  (logs in {_shown(data / 'log')})",
+        f"{'certificates':<12} {_shown(certs / 'ca.crt')}, demo client in {_shown(certs / 'clients/demo')}",
+        f"{'admin':<12} admin@example.com, password in {_shown(data / 'admin-password')}",
+    ]
+    return lines
+
+
+def _shown(path: Path) -> str:
+    """Relative where that is shorter."""
+    absolute = path.absolute()
+    here = Path.cwd()
+    return str(absolute.relative_to(here)) if absolute.is_relative_to(here) else str(absolute)
