@@ -49,6 +49,7 @@ def user_field(user_id: str) -> str:
     return f"user:{user_id}"
 
 
+_KEYS_OF: Final = "client-keys:"
 FOLLOWED: Final = ("client:", "cert:", "user:")
 """Fields that followers hold in memory; each write of one needs an event that names it (`touched`)."""
 
@@ -100,6 +101,14 @@ class View:
         """The decoded entry, None if there is none."""
         payload = self.raw(field)
         return None if payload is None else msgspec.msgpack.decode(payload, type=kind)
+
+    def client_keys(self, client_id: str) -> bytes | None:
+        """A client's wrapped keys; they are as old as its entry, because whoever writes them writes both."""
+        self.raw(client_field(client_id))
+        entry = self._entries.get(_KEYS_OF + client_id)
+        if entry is None:
+            raise _Wanted(_KEYS_OF + client_id)
+        return entry[1]
 
 
 class Changes(msgspec.Struct, Generic[T]):
@@ -175,7 +184,11 @@ class Registry:
                 return decide(view), view
             except _Wanted as wanted:
                 # Entries read at different times are fine: the script compares all their versions at once.
-                loaded |= await self._load([wanted.args[0]])
+                field = wanted.args[0]
+                if field.startswith(_KEYS_OF):
+                    loaded[field] = ABSENT, await self.client_keys(field.removeprefix(_KEYS_OF))
+                else:
+                    loaded |= await self._load([field])
 
     async def _load(self, fields: list[str]) -> dict[str, tuple[str, bytes | None]]:
         values = await call(self._redis.hmget(self._keys.registry, fields))
