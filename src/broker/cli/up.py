@@ -111,7 +111,7 @@ def _show(found: dict[str, Any]) -> None:
             str(one["restarts"]),
             _lag(one),
             one["url"] or "",
-            one["detail"].replace("[", "\\["),
+            (one["detail"].splitlines() or [""])[0].replace("[", "\\["),
         )
     console.print(table)
     who = f"PID {found['pid']}" if found["running"] else "not running"

@@ -183,7 +183,7 @@ class Keeper:
         # A process that is just starting is not failing yet.
         patient = not self._was_ok and monotonic() - self._since < START_PATIENCE
         state = "ok" if health.ok else "unknown" if patient else "failing"
-        if self.member.health != state and state != "unknown":
+        if state not in (self.member.health, "unknown"):
             level = "info" if health.ok else "warning"
             self._logs.event(
                 "process_health", level=level, process=self.unit.name, health=state, detail=health.detail

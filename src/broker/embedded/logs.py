@@ -94,7 +94,7 @@ class Logs:
             self._files[role] = LogFile(self.directory / f"{role}.log")
         self._files[role].write(msgspec.json.encode(event))
         if self.echo is not None:
-            self.echo(readable(event))
+            self.echo(coloured(event))
 
 
 def parse(raw: bytes) -> dict[str, Any]:
@@ -106,10 +106,16 @@ def parse(raw: bytes) -> dict[str, Any]:
     return event if isinstance(event, dict) else _event(raw.decode("utf-8", "replace").rstrip())
 
 
-def readable(event: dict[str, Any]) -> str:
-    """`12:00:01 gateway    warning log_unavailable attempt=3`, coloured by level."""
+def coloured(event: dict[str, Any]) -> str:
+    """`readable`, coloured by level."""
     import click
 
+    colour = LEVELS.get(str(event.get("level")))
+    return click.style(readable(event), fg=colour) if colour else readable(event)
+
+
+def readable(event: dict[str, Any]) -> str:
+    """`12:00:01 gateway    warning log_unavailable attempt=3`."""
     skip = ("timestamp", "role", "process", "level", "event", "exception")
     values = " ".join(f"{key}={value}" for key, value in event.items() if key not in skip)
     level = str(event.get("level", "info"))
@@ -117,7 +123,7 @@ def readable(event: dict[str, Any]) -> str:
     text = f"{time.strftime('%H:%M:%S')} {who:<11} {level:<7} {event.get('event', '')} {values}".rstrip()
     if trace := event.get("exception"):
         text += f"\n{trace}"
-    return click.style(text, fg=LEVELS.get(level))
+    return text
 
 
 def _event(name: str, *, level: str = "info", **values: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from broker.errors import BrokerError
 LOG_LIMIT = 8 * 1024 * 1024
 SOCKET_PATH_LIMIT = 100  # the kernel's is 107 bytes; leave room for suffixes that servers add
 LOCK_WAIT = 10.0
-DISK_FULL_BYTES = 1024 * 1024
+DISK_FULL_BYTES = 16 * 1024 * 1024
 
 
 class EmbeddedError(BrokerError):
