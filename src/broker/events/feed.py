@@ -91,14 +91,16 @@ class Feed:
         await self._script(highest, 0, highest, 0)
 
     async def read(self, after: Position, entries_read: int, highest: Position, count: int) -> Page:
-        """Up to `count` entries after `after`, of which `entries_read` were read before it; extends the lease.
+        """Up to `count` entries after `after`, the stream's entry number `entries_read`; extends the lease.
 
         `highest` is the furthest checkpoint on this stream. Raises LeaseLost, HistoryTrimmed, LogUnavailable,
         and LogRefused, after which appends are refused too, when the stream ends before `highest`.
         """
         status, trimmed, last, added, entries = await self._script(after, entries_read, highest, count)
         if status == b"TRIMMED":
-            raise HistoryTrimmed(f"{int(trimmed)} events of stream {self.stream} are gone, {entries_read} read.")
+            raise HistoryTrimmed(
+                f"Stream {self.stream} lost its first {int(trimmed)}, {entries_read} were read."
+            )
         return Page(
             [_entry(self.stream, entry_id, fields) for entry_id, fields in entries],
             positions.at(self.stream, last),
@@ -110,9 +112,7 @@ class Feed:
 
         Writes nothing.
         """
-        reply = await call(
-            self.redis.xread({self.keys.events: after.entry_id}, count=1, block=BLOCK_MS)
-        )
+        reply = await call(self.redis.xread({self.keys.events: after.entry_id}, count=1, block=BLOCK_MS))
         return bool(reply)
 
     async def ahead(self, after: Position) -> Ahead:

@@ -1,0 +1,1 @@
+"""Read models in MySQL: folded from the log, exactly once."""

@@ -1,0 +1,110 @@
+"""`audit_log`: every event as it was stored, chained by hash per stream; its state is the chain's head.
+
+An event that this version cannot decode is recorded all the same, without its client: nothing may be missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final
+from uuid import UUID
+
+from broker.domain import ids
+from broker.errors import UnknownEvent
+from broker.events import chain, upcasting
+from broker.events.codec import Stored
+from broker.events.positions import Position
+from broker.projections import base, sql
+from broker.projections.base import Folded, Item
+
+COLUMNS: Final = (
+    "stream",
+    "ms",
+    "seq",
+    "type",
+    "version",
+    "at",
+    "actor",
+    "correlation_id",
+    "causation_id",
+    "subject",
+    "client_id",
+    "data",
+    "envelope",
+    "hash",
+    "previous_hash",
+)
+
+
+class AuditFold:
+    def __init__(self, stream: str, state: bytes | None) -> None:
+        self._stream = stream
+        self._head = state or chain.GENESIS
+        self._messages = base.is_partition(stream)
+        self._rows: list[str] = []
+
+    def apply(self, item: Item) -> None:
+        stored, envelope = item.stored, item.envelope
+        kind, version = _split(stored.tag)
+        client = getattr(item.event, "client_id", None)
+        subject = f"'{_message(item)}'" if self._messages else sql.text(item.subject.decode("utf-8"))
+        head = chain.link(self._head, stored)
+        self._rows.append(
+            f"('{self._stream}',{item.position.ms},{item.position.seq},'{kind}',{version},"
+            f"{sql.stamp(envelope.at)},{sql.text(envelope.actor)},{sql.text(envelope.correlation_id)},"
+            f"{sql.text(envelope.causation)},{subject},{sql.text(client)},x'{stored.data.hex()}',"
+            f"x'{stored.envelope.hex()}',x'{head.hex()}',x'{self._head.hex()}')"
+        )
+        self._head = head
+
+    def finish(self) -> Folded:
+        return Folded([sql.Insert("audit_log", COLUMNS, self._rows)], self._head)
+
+
+_TAGS: dict[str, tuple[str, int]] = {}
+
+
+def _split(tag: str) -> tuple[str, int]:
+    """Type and version of a tag, only if they give the tag back: exports rebuild it from the two columns."""
+    found = _TAGS.get(tag)
+    if found is None:
+        name, version = upcasting.split(tag)
+        if not name.isidentifier() or not name.isascii() or tag_of(name, version) != tag:
+            raise UnknownEvent(f"{tag!r} is not a well-formed event tag.")
+        if len(_TAGS) < 4096:
+            _TAGS[tag] = (name, version)
+        found = (name, version)
+    return found
+
+
+def tag_of(name: str, version: int) -> str:
+    """The stored tag of a type and version."""
+    return name if version == 1 else f"{name}.{version}"
+
+
+def _message(item: Item) -> str:
+    if len(item.subject) != 16:
+        raise UnknownEvent(f"{item.position}: the subject of a message event is its 16-byte id.")
+    return ids.text(item.subject)
+
+
+def stored(row: Mapping[str, Any]) -> Stored:
+    """The event of an `audit_log` row exactly as it lay in the log: what its hash covers."""
+    subject: str = row["subject"]
+    raw = UUID(subject).bytes if base.is_partition(row["stream"]) else subject.encode()
+    position = Position(row["stream"], int(row["ms"]), int(row["seq"]))
+    tag = tag_of(row["type"], row["version"])
+    return Stored(position, tag, raw, bytes(row["envelope"]), bytes(row["data"]))
+
+
+class AuditLog:
+    """The projection `audit_log`."""
+
+    name: ClassVar[str] = "audit_log"
+    tables: ClassVar[tuple[str, ...]] = ("audit_log",)
+
+    def wants(self, stream: str) -> bool:  # noqa: ARG002  all of them
+        return True
+
+    def begin(self, stream: str, state: bytes | None) -> AuditFold:
+        return AuditFold(stream, state)
