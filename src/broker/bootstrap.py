@@ -1,0 +1,196 @@
+"""The only wiring: one factory per role, out of the settings. Tests call the roles' constructors."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from broker import lifecycle, preparation, telemetry
+from broker.errors import BrokerError, LogRefused, LogUnavailable, SettingsError
+from broker.events import connection, durability, log_identity
+from broker.events.appender import Appender, Durability
+from broker.events.connection import Redis
+from broker.events.durability import Fullness
+from broker.events.keyring import Keyring
+from broker.events.keys import LogKeys
+from broker.events.log_identity import LogIdentity
+from broker.events.sealing import Sealer
+from broker.events.trust import Trust
+from broker.settings import Settings
+
+log = telemetry.get_logger(__name__)
+
+prepare = preparation.prepare
+opened = preparation.opened
+
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+
+
+class Parts(msgspec.Struct, frozen=True):
+    """What every role is made of."""
+
+    settings: Settings
+    redis: Redis
+    keys: LogKeys
+    identity: LogIdentity
+    keyring: Keyring
+
+    def trust(self) -> Trust:
+        """A follower with a connection of its own: no other traffic may delay a revocation."""
+        settings = self.settings
+        return Trust(
+            connect(settings, pool=2),
+            self.keys.control,
+            self.identity.incarnations[self.keys.control.stream],
+            self.keyring,
+            poll=settings.trust_poll,
+            max_age=settings.trust_max_age,
+        )
+
+    def appender(self, *, waitaof: bool = False) -> Appender:
+        """Group commit with the settings' idempotency and durability."""
+        settings = self.settings
+        return Appender(
+            self.redis,
+            self.keys,
+            self.identity,
+            idempotency_ms=settings.idempotency_hours * 3_600_000,
+            durability=Durability(settings.wait_replicas, round(settings.wait_timeout * 1000), waitaof),
+            retry_for=settings.redis_timeout,
+        )
+
+    def fullness(self) -> Fullness:
+        """The watcher of memory, and of the disk where the server is our own."""
+        own = self.settings.data_dir / "valkey"
+        embedded = self.settings.redis_url or ""
+        directory = own if own.exists() and embedded.startswith("unix:") else None
+        return Fullness(self.redis, self.settings, directory)
+
+    def certificate(self, role: str) -> tuple[Path, Path, Path]:
+        """Certificate, key and CA of a service, as PEM files."""
+        services = self.settings.certs_dir / "services"
+        return services / f"{role}.crt", services / f"{role}.key", self.settings.certs_dir / "ca.crt"
+
+
+Role = Callable[[Parts, asyncio.Event], Awaitable[None]]
+
+
+def connect(settings: Settings, *, pool: int = 64) -> Redis:
+    """A client of the settings' Redis."""
+    return connection.connect(settings.redis_url or "", timeout=settings.redis_timeout, pool=pool)
+
+
+def run_role(role: str, settings: Settings) -> int:
+    """Run one role until a signal; the process' exit code. `settings` has its addresses resolved."""
+    telemetry.configure(role, settings.log_level, settings.log_format)
+    try:
+        _run(_main(role, settings))
+    except SettingsError as error:
+        log.error("role_refused", reason=str(error))
+        return EXIT_USAGE
+    except BrokerError as error:
+        log.error("role_failed", code=error.code, reason=str(error))
+        return EXIT_FAILED
+    return 0
+
+
+def _run(main: Awaitable[None]) -> None:
+    try:
+        import uvloop
+    except ImportError:  # Windows
+        asyncio.run(main)  # type: ignore[arg-type]
+    else:
+        uvloop.run(main)  # type: ignore[arg-type]
+
+
+async def _main(role: str, settings: Settings) -> None:
+    stop = asyncio.Event()
+    lifecycle.stop_on_signals(stop)
+    redis = connect(settings)
+    try:
+        identity = await _identity(redis, settings, stop)
+        if identity is None:
+            return
+        keyring = Keyring.load(settings.keyring_path, settings.key_passphrase)
+        keys = LogKeys(settings.log_name, identity.partitions)
+        log.info("role_started", log_id=identity.log_id)
+        await ROLES[role](Parts(settings, redis, keys, identity, keyring), stop)
+        log.info("role_stopped")
+    finally:
+        await redis.aclose()
+
+
+async def _identity(redis: Redis, settings: Settings, stop: asyncio.Event) -> LogIdentity | None:
+    """Which log this is; None when told to stop while waiting.
+
+    A role starts without Redis where the data directory remembers the log: every script checks the
+    incarnation anyway, and a gateway that answers 503 with the reason is better than none.
+    """
+    remembered = log_identity.read_file(settings)
+    for wait in lifecycle.backoff():
+        try:
+            return await log_identity.load(redis, settings)
+        except (LogUnavailable, LogRefused) as error:
+            log.warning("log_not_ready", code=error.code, reason=str(error))
+        if remembered is not None:
+            return remembered
+        if await lifecycle.sleep_or_stop(wait, stop):
+            return None
+    return None
+
+
+async def durable(parts: Parts, stop: asyncio.Event) -> bool:
+    """Wait for Redis and check that it is durable; False when told to stop. Raises UnsafeRedis."""
+    for wait in lifecycle.backoff():
+        with suppress(LogUnavailable):
+            await durability.check(parts.redis, parts.settings)
+            return True
+        if await lifecycle.sleep_or_stop(wait, stop):
+            return False
+    return False
+
+
+@asynccontextmanager
+async def followed(parts: Parts, trust: Trust, stop: asyncio.Event) -> AsyncIterator[Fullness]:
+    """Keep `trust` and the log's fullness watched beside the body, once Redis proved durable."""
+    fullness = parts.fullness()
+
+    async def follow() -> None:
+        if await durable(parts, stop):
+            await asyncio.gather(trust.run(stop), fullness.run(stop))
+
+    async with lifecycle.running(follow(), on_failure=stop.set):
+        yield fullness
+
+
+async def _gateway(parts: Parts, stop: asyncio.Event) -> None:
+    from broker.projections.queries import Queries
+    from broker.services.gateway.role import GatewayRole
+
+    trust = parts.trust()
+    async with followed(parts, trust, stop) as fullness:
+        cert, key, ca = parts.certificate("gateway")
+        role = GatewayRole(
+            parts.settings,
+            redis=parts.redis,
+            keys=parts.keys,
+            identity=parts.identity,
+            sealer=Sealer(parts.keyring, trust.keys),
+            trust=trust,
+            appender=parts.appender(),
+            read_model=Queries(parts.settings.mysql_url or ""),
+            cert=cert,
+            key=key,
+            ca=ca,
+            full=lambda: fullness.reason,
+        )
+        await role.run(stop)
+
+
+ROLES: Final[dict[str, Role]] = {"gateway": _gateway}

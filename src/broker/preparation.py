@@ -1,0 +1,169 @@
+"""First set-up: keyring, log, certificate authority, service and demo certificates, first admin. Idempotent.
+
+A set-up that was interrupted between a registry entry and the file it names is completed by the next one.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from broker import clock
+from broker.domain.certificates import CertificateEntry
+from broker.domain.clients import ClientEntry
+from broker.errors import Conflict
+from broker.events import connection, durability, log_identity
+from broker.events.certificate_commands import CertificateCommands
+from broker.events.client_commands import ClientCommands
+from broker.events.connection import Redis
+from broker.events.control import Registry, certificate_field, client_field
+from broker.events.keyring import Keyring, KeyringError
+from broker.events.keys import LogKeys
+from broker.events.log_identity import LogIdentity
+from broker.events.user_commands import ADMINS, UserCommands
+from broker.services.ca import authority, files
+from broker.services.ca.authority import Authority, Issued
+from broker.settings import Settings
+
+SERVICES: Final = ("gateway", "server", "worker", "internal")
+DEMO_CLIENT: Final = "demo"
+FIRST_ADMIN: Final = "admin@example.com"
+RENEW_DAYS: Final = 30
+ACTOR: Final = "system"
+
+
+class Tools(msgspec.Struct, frozen=True):
+    """What set-up and administration work with: the log, its keys and the registry."""
+
+    settings: Settings
+    redis: Redis
+    keys: LogKeys
+    identity: LogIdentity
+    keyring: Keyring
+    registry: Registry
+
+    @property
+    def clients(self) -> ClientCommands:
+        return ClientCommands(self.registry, self.keyring)
+
+    @property
+    def certificates(self) -> CertificateCommands:
+        return CertificateCommands(self.registry)
+
+    @property
+    def users(self) -> UserCommands:
+        return UserCommands(self.registry)
+
+
+@asynccontextmanager
+async def opened(settings: Settings, *, create: bool = False) -> AsyncIterator[Tools]:
+    """The log of `settings` (addresses resolved), opened for administration; `create` makes what is missing.
+
+    Raises LogUnavailable, LogRefused, UnsafeRedis, KeyringError, SettingsError.
+    """
+    redis = connection.connect(settings.redis_url or "", timeout=settings.redis_timeout)
+    try:
+        if create:
+            await durability.check(redis, settings)
+            keyring = _keyring(settings)
+            identity = await log_identity.create(redis, settings)
+        else:
+            identity = await log_identity.load(redis, settings)
+            keyring = Keyring.load(settings.keyring_path, settings.key_passphrase)
+        keys = LogKeys(settings.log_name, identity.partitions)
+        registry = Registry(redis, keys.control, identity.incarnations[keys.control.stream])
+        yield Tools(settings, redis, keys, identity, keyring, registry)
+    finally:
+        await redis.aclose()
+
+
+async def prepare(settings: Settings) -> list[str]:
+    """Make what is missing; a line for people for each thing that was made."""
+    async with opened(settings, create=True) as tools:
+        ca, lines = _authority(settings)
+        for role in SERVICES:
+            pair = _pair(settings.certs_dir / "services", role)
+            lines += await _certificate(tools, ca, name=role, role=role, pair=pair)
+        if await tools.registry.read(client_field(DEMO_CLIENT), ClientEntry) is None:
+            await tools.clients.register_client(DEMO_CLIENT, actor=ACTOR)
+            lines.append(f"Registered the client {DEMO_CLIENT}.")
+        pair = _pair(settings.certs_dir / "clients" / DEMO_CLIENT, "client")
+        lines += await _certificate(tools, ca, name=DEMO_CLIENT, role="producer", pair=pair)
+        lines += await _first_admin(tools)
+        return lines
+
+
+def _keyring(settings: Settings) -> Keyring:
+    path = settings.keyring_path
+    if path.exists():
+        return Keyring.load(path, settings.key_passphrase)
+    if log_identity.read_file(settings) is not None:
+        # A new keyring could open nothing of what this log holds, and would hide the loss.
+        raise KeyringError(f"{path} is missing, but the log exists; restore it from its backup.")
+    return Keyring.create(path, settings.key_passphrase)
+
+
+def _authority(settings: Settings) -> tuple[Authority, list[str]]:
+    directory = settings.certs_dir
+    if (directory / authority.CERTIFICATE_FILE).exists():
+        return Authority.load(directory, settings.key_passphrase), []
+    made = Authority.create(directory, settings.key_passphrase)
+    return made, [f"Made the certificate authority {directory / authority.CERTIFICATE_FILE}."]
+
+
+def _pair(directory: Path, name: str) -> tuple[Path, Path]:
+    return directory / f"{name}.crt", directory / f"{name}.key"
+
+
+async def _certificate(
+    tools: Tools, ca: Authority, *, name: str, role: str, pair: tuple[Path, Path]
+) -> list[str]:
+    certificate, key = pair
+    known = None
+    if certificate.exists() and key.exists():
+        current = authority.read_certificate(certificate)
+        known = await tools.registry.read(certificate_field(current.fingerprint), CertificateEntry)
+        if known is None:
+            await _record(tools, current, name, role)
+            return [f"Registered {certificate}."]
+        if not authority.expires_within(certificate, RENEW_DAYS):
+            return []
+    issued = ca.issue(name, role)
+    if known is not None and known.status == "active":
+        entry = issued.entry(name, role, issued_at_ms=clock.now_ms())
+        await tools.certificates.renew_certificate(entry, actor=ACTOR, replaces=known.fingerprint)
+    else:
+        await _record(tools, issued, name, role)
+    files.write_pair(
+        certificate,
+        key,
+        certificate_pem=issued.certificate_pem.encode(),
+        key_pem=(issued.private_key_pem or "").encode(),
+    )
+    return [f"Issued {certificate}."]
+
+
+async def _record(tools: Tools, issued: Issued, name: str, role: str) -> None:
+    """Let a certificate in; one that nobody holds any more (its files were lost) gives way to it."""
+    entry = issued.entry(name, role, issued_at_ms=clock.now_ms())
+    try:
+        await tools.certificates.record_certificate(entry, actor=ACTOR)
+    except Conflict:
+        await tools.certificates.revoke_certificate(client_id=name, reason="superseded", actor=ACTOR)
+        await tools.certificates.record_certificate(entry, actor=ACTOR)
+
+
+async def _first_admin(tools: Tools) -> list[str]:
+    path = tools.settings.data_dir / "admin-password"
+    if await tools.registry.read(ADMINS, list):
+        return []
+    password = path.read_text("utf-8").strip() if path.exists() else secrets.token_urlsafe(15)
+    files.write_file(path, f"{password}{os.linesep}".encode())
+    await tools.users.create_user(FIRST_ADMIN, password, "admin", [], actor=ACTOR)
+    return [f"Created the admin {FIRST_ADMIN}; the password is in {path}."]
