@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import uuid
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -16,7 +16,12 @@ _acceptable = re.compile(rb"[A-Za-z0-9._-]{1,64}").fullmatch
 
 def new_id() -> str:
     """32 hex characters."""
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
+
+
+def of(given: bytes | None) -> str:
+    """The correlation id of a request whose header has this value."""
+    return new_id() if given is None or _acceptable(given) is None else given.decode("ascii")
 
 
 class Correlation:
@@ -29,12 +34,12 @@ class Correlation:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        value = b""
-        for name, given in scope["headers"]:
+        given = None
+        for name, header in scope["headers"]:
             if name == _HEADER:
-                value = given
-        if not value or _acceptable(value) is None:
-            value = new_id().encode()
+                given = header
+        correlation_id = of(given)
+        value = correlation_id.encode()
 
         async def echo(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -42,5 +47,5 @@ class Correlation:
             await send(message)
 
         # Each request runs in a task, and so in a context, of its own: nothing to reset on a kept connection.
-        telemetry.correlation.set(value.decode("ascii"))
+        telemetry.correlation.set(correlation_id)
         await self.app(scope, receive, echo)

@@ -1,0 +1,1 @@
+"""The gateway: accepts messages over mTLS, seals them and appends them durably."""

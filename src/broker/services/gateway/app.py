@@ -1,0 +1,70 @@
+"""The gateway's routes."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from broker.events.acceptance import Acceptance
+from broker.events.trust import Trust
+from broker.services.gateway import messages
+from broker.services.gateway.batch import SubmitBatch
+from broker.services.gateway.limiter import Limiter
+from broker.services.gateway.messages import Entrance, Submit
+from broker.services.gateway.status import StatusReader
+from broker.web import application, metrics
+from broker.web.admission import Admission
+from broker.web.health import Checks, Health
+
+PRODUCERS = ("producer",)
+
+
+class Gateway:
+    """The ASGI application: POST /api/v1/messages by the short way, all else through the usual layers."""
+
+    def __init__(self, submit: Submit, others: ASGIApp) -> None:
+        self._submit = submit
+        self._others = others
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == messages.PATH and scope["method"] == "POST":
+            await self._submit(scope, receive, send)
+        else:
+            await self._others(scope, receive, send)
+
+
+def build(
+    trust: Trust,
+    acceptance: Acceptance,
+    status: StatusReader,
+    checks: Checks,
+    *,
+    rate_limit: float = 0.0,
+    metrics_public: bool = False,
+) -> Gateway:
+    """The application out of its parts; `rate_limit` in messages a second, 0 for none."""
+    producers = Admission(trust, PRODUCERS)
+    entrance = Entrance(producers, trust, Limiter(rate_limit))
+    anybody = Admission(trust)
+    submit = Submit(entrance, acceptance)
+
+    async def read_metrics(request: Request) -> Response:
+        if not metrics_public:
+            anybody(request.scope)
+        return await metrics.endpoint(request)
+
+    async def read_status(request: Request) -> Response:
+        producer = producers(request.scope)
+        return await status.answer(producer.client_id, request.path_params["message_id"])
+
+    routes = [
+        # For the other methods' 405: POST comes by the short way.
+        Route(messages.PATH, submit, methods=["POST"]),
+        Route("/api/v1/messages/batch", SubmitBatch(entrance, acceptance).endpoint, methods=["POST"]),
+        Route("/api/v1/messages/{message_id}", read_status, methods=["GET"]),
+        Route("/api/v1/health", Health(checks).endpoint),
+        Route("/metrics", read_metrics),
+    ]
+    return Gateway(submit, application.build(routes, role="gateway"))

@@ -1,0 +1,84 @@
+"""One gateway process out of ready-made parts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from broker.events.acceptance import Acceptance
+from broker.events.appender import Appender
+from broker.events.connection import Redis
+from broker.events.keys import LogKeys
+from broker.events.log_identity import LogIdentity
+from broker.events.sealing import Sealer
+from broker.events.trust import Trust
+from broker.services.gateway import app
+from broker.services.gateway.health import Checks, Full
+from broker.services.gateway.status import ReadModel, StatusReader
+from broker.settings import Settings
+from broker.web import tls
+from broker.web.limits import Limits
+from broker.web.serving import serve
+
+
+class GatewayRole:
+    """Serves the gateway until told to stop; requests in progress are finished and their appends awaited.
+
+    `trust` must be running. `cert`, `key` and `ca` are PEM files. `certificate_ends_ms` is when `cert` expires.
+    `full` says why the log takes nothing more, None while it does.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        redis: Redis,
+        keys: LogKeys,
+        identity: LogIdentity,
+        sealer: Sealer,
+        trust: Trust,
+        appender: Appender,
+        read_model: ReadModel | None,
+        cert: Path,
+        key: Path,
+        ca: Path,
+        certificate_ends_ms: int,
+        full: Full = lambda: None,
+    ) -> None:
+        self._settings = settings
+        self._appender = appender
+        self._trust = trust
+        self._context = tls.server_context(cert, key, ca)
+        self.app = app.build(
+            trust,
+            Acceptance(appender, sealer, full=full),
+            StatusReader(redis, keys, read_model),
+            Checks(redis, keys, identity, trust, certificate_ends_ms=certificate_ends_ms, full=full),
+            rate_limit=settings.rate_limit_per_second,
+            metrics_public=settings.metrics_public,
+        )
+
+    async def run(self, stop: asyncio.Event, on_bound: Callable[[int], None] | None = None) -> None:
+        """Serve until `stop`. Starts without a proof of trust: health then says what it waits for."""
+        settings = self._settings
+        try:
+            await serve(
+                self.app,
+                host=settings.gateway_host,
+                port=settings.gateway_port,
+                stop=stop,
+                ssl_context=self._context,
+                grace=settings.grace_period,
+                reuse_port=settings.gateways > 1,
+                limits=Limits(
+                    header_timeout=settings.header_timeout,
+                    body_timeout=settings.body_timeout,
+                    idle_timeout=settings.idle_timeout,
+                    in_flight=settings.gateway_in_flight,
+                ),
+                on_bound=on_bound,
+            )
+        finally:
+            # A client that left does not take its message back.
+            await self._appender.aclose()
