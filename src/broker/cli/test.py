@@ -1,0 +1,78 @@
+"""`./broker test`: lint, format, types, then the test suites with pytest's summary at the end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+ROOT = Path(__file__).resolve().parents[3]
+LINT = (
+    ("ruff check", ("ruff", "check", ".")),
+    ("ruff format", ("ruff", "format", "--check", ".")),
+    ("mypy --strict", ("mypy", "--strict", "src")),
+)
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("suite", required=False)
+@click.argument("pytest_args", nargs=-1, type=click.UNPROCESSED)
+def test(suite: str | None, pytest_args: tuple[str, ...]) -> None:
+    """Run the linters, the type checker and all tests; or SUITE, one directory of tests/, or `lint`.
+
+    What follows `--` goes to pytest: `./broker test events -- -k append -x`.
+    """
+    if not (ROOT / "tests").is_dir():
+        raise click.ClickException("The tests are in the source checkout; run `./broker test` there.")
+    if suite is not None and suite.startswith("-"):
+        # `./broker test -- -x`: no suite was named.
+        pytest_args = (suite, *pytest_args)
+        suite = None
+    # Tests see no settings but their own.
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("BROKER_")}
+    failed = _lint(environ) if suite in (None, "lint") else []
+    if suite == "lint":
+        sys.exit(1 if failed else 0)
+    target = _target(suite)
+    _servers()
+    code = _run(("pytest", str(target), *pytest_args), environ)
+    # Nothing is printed after pytest's summary; what failed before it was said before it.
+    sys.exit(code or (1 if failed else 0))
+
+
+def _lint(environ: dict[str, str]) -> list[str]:
+    """The names of the checks that failed; all are run."""
+    failed = []
+    for name, command in LINT:
+        click.echo(f"== {name}")
+        if _run(command, environ) != 0:
+            failed.append(name)
+    if failed:
+        click.secho(f"Failed: {', '.join(failed)} (see above). The tests run all the same.", fg="red")
+    click.echo("== pytest" if not failed else "")
+    return failed
+
+
+def _target(suite: str | None) -> Path:
+    tests = ROOT / "tests"
+    if suite is None:
+        return tests
+    known = sorted(path.name for path in tests.iterdir() if any(path.rglob("test_*.py")))
+    if suite not in known:
+        raise click.UsageError(f"There is no suite {suite!r}. Suites: lint, {', '.join(known)}.")
+    return tests / suite
+
+
+def _servers() -> None:
+    """The tests run against real servers."""
+    from broker.embedded.install import ensure_mariadb
+
+    ensure_mariadb(click.echo)
+
+
+def _run(command: tuple[str, ...], environ: dict[str, str]) -> int:
+    sys.stdout.flush()
+    return subprocess.run((sys.executable, "-m", *command), cwd=ROOT, env=environ, check=False).returncode
