@@ -26,10 +26,11 @@ ALLOWED: dict[str, set[str]] = {
     "web": {"domain"},
     "client": {"domain", "web"},
     "services": {"projections", "events", "domain", "web"},
-    "bootstrap": {"services", "projections", "events", "domain", "web"},
+    "preparation": {"services", "events", "domain"},
+    "bootstrap": {"preparation", "services", "projections", "events", "domain", "web"},
     # The supervisor sets up and starts the roles; nothing but the CLI stands above it.
     "embedded": {"bootstrap", "projections"},
-    "cli": {"bootstrap", "services", "projections", "events", "domain", "web", "embedded", "client"},
+    "cli": {"bootstrap", "preparation", "services", "projections", "events", "domain", "web", "embedded", "client"},
     "__main__": {"cli"},
     "__init__": set(),
 }
