@@ -6,7 +6,6 @@ pending, so that a new owner cannot skip what a dead one had read and not yet co
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -15,7 +14,7 @@ import msgspec
 from broker.errors import BrokerError, LeaseLost, UnknownEvent
 from broker.events import codec, positions
 from broker.events.codec import Stored
-from broker.events.connection import BLOCK_MS, Redis, call, text
+from broker.events.connection import BLOCK_MS, Redis, call, text, translated
 from broker.events.keys import PROJECTION_GROUP, StreamKeys
 from broker.events.positions import Position
 from broker.events.scripting import Script
@@ -115,24 +114,6 @@ class Feed:
         reply = await call(self.redis.xread({self.keys.events: after.entry_id}, count=1, block=BLOCK_MS))
         return bool(reply)
 
-    async def ahead(self, after: Position) -> Ahead:
-        """How far the stream goes past `after`. Raises LogUnavailable."""
-        pipe = self.redis.pipeline(transaction=False)
-        pipe.execute_command("XINFO", "STREAM", self.keys.events)
-        pipe.xrange(self.keys.events, min=f"({after.entry_id}", count=1)
-        info, following = await call(pipe.execute(raise_on_error=False))
-        if isinstance(info, Exception):
-            if "no such key" in str(info):
-                return Ahead(positions.start(self.stream), 0, None)
-            return await call(_failed(info))
-        if isinstance(following, Exception):
-            return await call(_failed(following))
-        return Ahead(
-            positions.at(self.stream, info["last-generated-id"]),
-            int(info["entries-added"]),
-            positions.at(self.stream, following[0][0]) if following else None,
-        )
-
     async def _script(self, after: Position, entries_read: int, highest: Position, count: int) -> Any:
         if not self.epoch:
             raise LeaseLost(f"The lease of stream {self.stream} is not held.")
@@ -157,13 +138,24 @@ class Feed:
             raise
 
 
-async def load_scripts(redis: Redis) -> None:
-    """Make the server know the scripts of this module."""
-    await asyncio.gather(*(script.load(redis) for script in (_ACQUIRE, _RELEASE, _READ)))
-
-
-async def _failed(error: Exception) -> Any:
-    raise error
+async def ahead(redis: Redis, keys: StreamKeys, after: Position) -> Ahead:
+    """How far the stream goes past `after`. Raises LogUnavailable."""
+    pipe = redis.pipeline(transaction=False)
+    pipe.exists(keys.events)
+    pipe.xinfo_stream(keys.events)
+    pipe.xrange(keys.events, min=f"({after.entry_id}", count=1)
+    with translated():
+        exists, info, following = await pipe.execute(raise_on_error=False)
+        if not exists:
+            return Ahead(positions.start(keys.stream), 0, None)
+        for answer in (exists, info, following):
+            if isinstance(answer, Exception):
+                raise answer
+    return Ahead(
+        positions.at(keys.stream, info["last-generated-id"]),
+        int(info["entries-added"]),
+        positions.at(keys.stream, following[0][0]) if following else None,
+    )
 
 
 def _entry(stream: str, entry_id: bytes, fields: Sequence[bytes]) -> Stored | Malformed:

@@ -102,6 +102,12 @@ async def halted(store: Store, stream: str) -> dict[str, str]:
     return {name: row.halted for name, row in found.items() if row.halted is not None}
 
 
+async def everything(store: Store) -> list[Checkpoint]:
+    """Every checkpoint there is."""
+    rows = await store.select("SELECT * FROM checkpoints ORDER BY projection,stream")
+    return [_checkpoint(row["stream"], row) for row in rows]
+
+
 async def highest(store: Store) -> dict[str, Position]:
     """The furthest checkpoint of each stream: repair must set the stream's last id past it."""
     rows = await store.select("SELECT stream,ms,seq FROM checkpoints")

@@ -1,0 +1,1 @@
+"""The projector: read models and the audit log."""
