@@ -193,4 +193,15 @@ async def _gateway(parts: Parts, stop: asyncio.Event) -> None:
         await role.run(stop)
 
 
-ROLES: Final[dict[str, Role]] = {"gateway": _gateway}
+async def _projector(parts: Parts, stop: asyncio.Event) -> None:
+    from broker.projections.store import Store
+    from broker.services.projector.role import Projector
+
+    settings = parts.settings
+    # One connection for every stream's transaction, and some for what measures and asks.
+    store = Store(settings.mysql_url or "", pool=len(parts.keys.streams) + 2)
+    role = Projector(settings, redis=parts.redis, keys=parts.keys, identity=parts.identity, store=store)
+    await role.run(stop)
+
+
+ROLES: Final[dict[str, Role]] = {"gateway": _gateway, "projector": _projector}
