@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pymysql
 import pytest
+
 from broker.embedded import install
 from broker.embedded.mariadb import MariaDB
 from broker.embedded.process import EmbeddedError

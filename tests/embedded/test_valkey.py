@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import redis.asyncio as aioredis
+
 from broker.embedded.process import EmbeddedError, socket_path
 from broker.embedded.valkey import Valkey
 from support.programs import gone, long_path
