@@ -180,13 +180,27 @@ class DeliveryLog:
             await _release(self._redis, [keys.meta, keys.events, keys.workers], args + _claim_args(claims))
         )
 
-    async def take_over(self, idle_ms: int, count: int, *, suspect: bool) -> list[Claim]:
-        """Claim what nobody works on. At most one of them has crashes, and only if `suspect` allows it."""
+    async def take_over(
+        self, idle_ms: int, count: int, *, suspect: bool, abandoned: bool = True
+    ) -> list[Claim]:
+        """Claim what nobody works on. At most one of them has crashes, and only if `suspect` allows it.
+
+        Without `abandoned` only what was handed back: for callers that cannot tell the dead from those who
+        could not reach Redis either.
+        """
         keys = self.partition
         replies = await _takeover(
             self._redis,
             [keys.meta, keys.events, keys.open, keys.workers],
-            [self._incarnation, self._group, self.consumer, idle_ms, count, "1" if suspect else "0"],
+            [
+                self._incarnation,
+                self._group,
+                self.consumer,
+                idle_ms,
+                count,
+                "1" if suspect else "0",
+                "1" if abandoned else "0",
+            ],
         )
         return self._claims(
             (entry, delivered, crashes, dict(zip(fields[::2], fields[1::2], strict=True)))
@@ -202,6 +216,10 @@ class DeliveryLog:
             [self._incarnation, keys.stream, count],
         )
         return int(appended), None if wait < 0 else int(wait)
+
+    async def retries_due(self) -> int:
+        """How many retries wait in `due`."""
+        return int(await call(self._redis.zcard(self.partition.due)))
 
     def _claims(self, entries: Iterable[tuple[bytes, int, int, dict[bytes, bytes]]]) -> list[Claim]:
         claims: list[Claim] = []
@@ -224,7 +242,12 @@ class DeliveryLog:
         event = claim.event
         if body:
             tag, _, data = body.partition(b"|")
-            event = codec.decode(tag.decode(), data)
+            try:
+                event = codec.decode(tag.decode("utf-8", "replace"), data)
+            except UnknownEvent as error:
+                # One damaged body must not keep the other claims from being handled.
+                log.error("body_not_readable", message_id=claim.message_id.hex(), reason=str(error))
+                event = None
         sealed = event.sealed if isinstance(event, types.MessageSubmitted | types.ResendRequested) else None
         return Task(claim, opened, sealed)
 
@@ -242,7 +265,9 @@ def _settle_args(item: Settlement, partition: PartitionKeys, done_keys: list[str
         if item.outcome is None:
             raise UnknownEvent("A cycle ends with an outcome.")
         index = 1 + done_keys.index(partition.done(ids.created_ms(item.message_id)))
-        attempts = item.attempt if claim is not None or item.attempted is None else item.attempt + 1
+        # A claim names the attempt it stands for, a direct call those made before it.
+        made = item.attempt - 1 if claim is not None else item.attempt
+        attempts = made if item.attempted is None else made + 1
         record = outcome_record(item.outcome, item.cycle, attempts, item.at_ms, item.client_id)
     return (
         claim.position.entry_id if claim else "",

@@ -16,10 +16,17 @@ for i = 5, #ARGV, 2 do
 end
 if ARGV[4] == '1' then
   redis.call('HDEL', KEYS[3], consumer)
-  -- Deleting a consumer drops its pending entries: only one that has none.
-  local left = redis.pcall('XPENDING', KEYS[2], group, '-', '+', 1, consumer)
-  if not left.err and #left == 0 then
-    redis.call('XGROUP', 'DELCONSUMER', KEYS[2], group, consumer)
+  -- Claims that the consumer never heard of, their reply lost, are handed back too: its heartbeat ended in order,
+  -- and a takeover from a dead worker would count as a crash.
+  local left = redis.pcall('XPENDING', KEYS[2], group, '-', '+', 1000, consumer)
+  while not left.err and #left > 0 do
+    for _, claim in ipairs(left) do
+      redis.call('XCLAIM', KEYS[2], group, '-', 0, claim[1], 'JUSTID')
+      released = released + 1
+    end
+    left = redis.call('XPENDING', KEYS[2], group, '-', '+', 1000, consumer)
   end
+  -- Deleting a consumer drops its pending entries: only one that has none.
+  if not left.err then redis.call('XGROUP', 'DELCONSUMER', KEYS[2], group, consumer) end
 end
 return released

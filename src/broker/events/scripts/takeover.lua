@@ -2,14 +2,15 @@
 --
 -- KEYS  1 meta, 2 events, 3 open, 4 workers
 -- ARGV  1 incarnation, 2 group, 3 consumer, 4 idle time after which a living worker's claim is taken too (ms),
---       5 how many at most, 6 '1' if one message that was in hand when a worker died may be among them
+--       5 how many at most, 6 '1' if one message that was in hand when a worker died may be among them, 7 '1' if others
+--       had the time to show that they live; else only what was handed back is taken
 -- Reply per claim {entry id, delivery count, crashes, fields}. Only a dead owner counts as a crash, and messages with
 --       crashes are given out one at a time: whoever dies with one of them alone in hand died of it.
 local refused = check_incarnation()
 if refused then return refused end
 
 local events, group, me, room = KEYS[2], ARGV[2], ARGV[3], tonumber(ARGV[5])
-local suspect_allowed = ARGV[6] == '1'
+local suspect_allowed, abandoned = ARGV[6] == '1', ARGV[7] == '1'
 local now = now_ms()
 local reply = {}
 
@@ -56,7 +57,7 @@ end
 for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', events, group)) do
   local name, pending = field(info, 'name'), field(info, 'pending')
   local alive_until = tonumber(redis.call('HGET', KEYS[4], name) or '0')
-  if name ~= me and alive_until < now then
+  if name ~= me and alive_until < now and (abandoned or name == '-') then
     if pending == 0 then
       if name ~= '-' then redis.call('XGROUP', 'DELCONSUMER', events, group, name) end
       redis.call('HDEL', KEYS[4], name)
@@ -70,9 +71,10 @@ for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', events, group)) do
   end
 end
 
-if room > 0 then
+-- The caller's own idle claims are those whose reply it never got: it renews all that it knows of.
+if room > 0 and abandoned then
   for _, claim in ipairs(redis.call('XPENDING', events, group, 'IDLE', ARGV[4], '-', '+', room)) do
-    if claim[2] ~= me and claim[2] ~= '-' and room > 0 then take(claim[1], claim[4], false) end
+    if claim[2] ~= '-' and room > 0 then take(claim[1], claim[4], false) end
   end
 end
 return reply

@@ -1,0 +1,1 @@
+"""Delivery: claims messages, hands them to their channel, records what came of it."""

@@ -1,0 +1,1 @@
+"""Ways to recipients, a file each."""
