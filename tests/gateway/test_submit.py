@@ -6,8 +6,8 @@ import pytest
 
 from broker.domain import ids
 from broker.events import codec
-from support.calling import MESSAGE
 from support import log
+from support.calling import MESSAGE
 
 
 @pytest.mark.case("TC-P-001")

@@ -68,23 +68,14 @@ class World:
         self.contexts[name] = self.pki.client_context(*self.pki.write(f"{self.log_name}-{name}", issued))
         return issued
 
-    def following(self, url: str | None = None, **options) -> Trust:
-        """A Trust on a connection of its own; `run` it."""
-        self.trust_redis = connection.connect(url or self.url)
-        return Trust(
-            self.trust_redis,
-            self.keys.control,
-            self.identity.incarnations["control"],
-            self.keyring,
-            **options,
-        )
-
     @contextlib.asynccontextmanager
     async def parts(self, url: str | None = None) -> AsyncIterator[dict]:
         """What a role is made of, running."""
         stop = asyncio.Event()
         redis = connection.connect(url or self.url)
-        trust = self.following(url)
+        # A connection of its own, so that a slow request cannot hold up the proof.
+        own = connection.connect(url or self.url)
+        trust = Trust(own, self.keys.control, self.identity.incarnations["control"], self.keyring)
         following = asyncio.create_task(trust.run(stop))
         await wait_until(trust.fresh)
         try:
@@ -99,7 +90,7 @@ class World:
         finally:
             stop.set()
             await following
-            await self.trust_redis.aclose()
+            await own.aclose()
             await redis.aclose()
 
     @contextlib.asynccontextmanager

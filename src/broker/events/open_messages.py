@@ -87,16 +87,29 @@ async def look_up(
 
     `open` is read before the outcome: a message that ends between the two reads is found by the second.
     """
-    pipeline = redis.pipeline(transaction=False)
+    # One command for all messages of a hash: what a call costs is its commands.
+    opens: dict[str, list[bytes]] = {}
+    dones: dict[str, list[bytes]] = {}
     for message_id in message_ids:
         partition = keys.partitions[ids.partition(message_id)]
-        pipeline.hget(partition.open, message_id)
-        pipeline.hget(partition.done(ids.created_ms(message_id)), message_id)
+        opens.setdefault(partition.open, []).append(message_id)
+        dones.setdefault(partition.done(ids.created_ms(message_id)), []).append(message_id)
+    pipeline = redis.pipeline(transaction=False)
+    for key, members in (*opens.items(), *dones.items()):
+        pipeline.hmget(key, members)
     replies = await call(pipeline.execute())
+    open_records = _by_id(opens, replies[: len(opens)])
+    outcomes = _by_id(dones, replies[len(opens) :])
     found: list[OpenMessage | FinishedMessage | None] = []
-    for message_id, open_record, done in zip(message_ids, replies[::2], replies[1::2], strict=True):
-        if open_record is not None:
-            found.append(parse_open(str(ids.partition(message_id)), message_id, open_record))
+    for message_id in message_ids:
+        if (record := open_records[message_id]) is not None:
+            found.append(parse_open(str(ids.partition(message_id)), message_id, record))
         else:
+            done = outcomes[message_id]
             found.append(parse_outcome(message_id, done) if done is not None else None)
     return found
+
+
+def _by_id(asked: dict[str, list[bytes]], replies: list[list[bytes | None]]) -> dict[bytes, bytes | None]:
+    pairs = zip(asked.values(), replies, strict=True)
+    return {member: value for members, values in pairs for member, value in zip(members, values, strict=True)}

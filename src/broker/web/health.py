@@ -12,6 +12,8 @@ from starlette.responses import Response
 from broker import clock
 
 OK = "ok"
+DAY_MS = 24 * 3_600_000
+WARN_DAYS = 14
 
 
 class Check(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -19,6 +21,8 @@ class Check(msgspec.Struct, frozen=True, omit_defaults=True):
 
     ok: bool
     detail: str = ""
+    essential: bool = True
+    """Whether the process is of no use without; else a failure leaves it `degraded`, and answering 200."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -29,6 +33,14 @@ class Answer(msgspec.Struct, frozen=True):
     timestamp: str
     checks: Mapping[str, str]
     uptime_seconds: float
+
+
+def expiry(ends_ms: int) -> Check:
+    """The process's own certificate: failed once expired, and a word beforehand."""
+    days = (ends_ms - clock.now_ms()) / DAY_MS
+    if days <= 0:
+        return Check(ok=False, detail="expired")
+    return Check(ok=True, detail=f"ends in {days:.0f} days" if days < WARN_DAYS else "")
 
 
 Checks = Callable[[], Awaitable[Mapping[str, Check]]]
@@ -50,12 +62,11 @@ class Health:
     async def answer(self) -> tuple[bool, Answer]:
         """Run the checks now."""
         found = await self._checks()
-        ok = all(check.ok for check in found.values())
-        texts = {name: OK if check.ok else check.detail or "failed" for name, check in found.items()}
+        ok = all(check.ok or not check.essential for check in found.values())
+        status = "unhealthy" if not ok else "healthy" if all(c.ok for c in found.values()) else "degraded"
+        texts = {name: check.detail or (OK if check.ok else "failed") for name, check in found.items()}
         uptime = round(clock.monotonic() - self._started, 3)
-        return ok, Answer(
-            "healthy" if ok else "unhealthy", self._version, clock.iso(clock.now_ms()), texts, uptime
-        )
+        return ok, Answer(status, self._version, clock.iso(clock.now_ms()), texts, uptime)
 
     async def endpoint(self, _request: Request) -> Response:
         """GET of health."""

@@ -9,12 +9,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from broker.events.acceptance import Acceptance
 from broker.events.trust import Trust
-from broker.services.gateway import messages
+from broker.services.gateway import api, messages
 from broker.services.gateway.batch import SubmitBatch
 from broker.services.gateway.limiter import Limiter
 from broker.services.gateway.messages import Entrance, Submit
 from broker.services.gateway.status import StatusReader
-from broker.web import application, metrics
+from broker.web import application, metrics, openapi
 from broker.web.admission import Admission
 from broker.web.health import Checks, Health
 
@@ -66,5 +66,6 @@ def build(
         Route("/api/v1/messages/{message_id}", read_status, methods=["GET"]),
         Route("/api/v1/health", Health(checks).endpoint),
         Route("/metrics", read_metrics),
+        Route("/openapi.json", openapi.endpoint(api.document)),
     ]
     return Gateway(submit, application.build(routes, role="gateway"))

@@ -22,20 +22,18 @@ from broker.web.problems import Detail, Problem
 IN_FLIGHT = 64
 
 
-class Taken(msgspec.Struct, frozen=True):
+class Taken(msgspec.Struct, frozen=True, tag_field="status", tag="queued"):
     """A message of the batch that is in the log; `replayed` where its key had brought it there before."""
 
-    status: str
     message_id: str
     queued_at: str
     position: str
     replayed: bool
 
 
-class Refused(msgspec.Struct, frozen=True):
+class Refused(msgspec.Struct, frozen=True, tag_field="status", tag="error"):
     """A message of the batch that was not taken, or (`log_unavailable`) of which it is not known."""
 
-    status: str
     error: str
     message: str
     details: Sequence[Detail]
@@ -115,8 +113,8 @@ def _result(outcome: Result | BrokerError, client_id: str) -> Taken | Refused:
     except Problem as problem:
         return _refused(problem)
     replayed = getattr(outcome, "replayed", False)
-    return Taken(answer.status, answer.message_id, answer.queued_at, answer.position, replayed)
+    return Taken(answer.message_id, answer.queued_at, answer.position, replayed)
 
 
 def _refused(problem: Problem) -> Refused:
-    return Refused("error", problem.code, problem.detail or problem.message, problem.details)
+    return Refused(problem.code, problem.detail or problem.message, problem.details)

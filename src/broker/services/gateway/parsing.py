@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from broker.domain import submission
 from broker.domain.submission import Submission
@@ -37,6 +38,12 @@ class Batch(msgspec.Struct, forbid_unknown_fields=True):
     """The body of POST /api/v1/messages/batch; items are judged one by one."""
 
     messages: list[Any]
+
+
+class TypedBatch(msgspec.Struct):
+    """The same for the documentation."""
+
+    messages: Annotated[list[Item], Meta(min_length=1, max_length=MAX_BATCH)]
 
 
 _message = body.Reader(Message)

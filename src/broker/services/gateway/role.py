@@ -11,10 +11,11 @@ from broker.events.appender import Appender
 from broker.events.connection import Redis
 from broker.events.keys import LogKeys
 from broker.events.log_identity import LogIdentity
+from broker.events.probe import Full, Probe
 from broker.events.sealing import Sealer
 from broker.events.trust import Trust
 from broker.services.gateway import app
-from broker.services.gateway.health import Checks, Full
+from broker.services.gateway.health import Checks
 from broker.services.gateway.status import ReadModel, StatusReader
 from broker.settings import Settings
 from broker.web import tls
@@ -25,8 +26,8 @@ from broker.web.serving import serve
 class GatewayRole:
     """Serves the gateway until told to stop; requests in progress are finished and their appends awaited.
 
-    `trust` must be running. `cert`, `key` and `ca` are PEM files. `certificate_ends_ms` is when `cert` expires.
-    `full` says why the log takes nothing more, None while it does.
+    `trust` must be running. `cert`, `key` and `ca` are PEM files, `certificate_ends_ms` is when `cert`
+    expires. `full` says why the log takes nothing more, None while it does.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class GatewayRole:
             trust,
             Acceptance(appender, sealer, full=full),
             StatusReader(redis, keys, read_model),
-            Checks(redis, keys, identity, trust, certificate_ends_ms=certificate_ends_ms, full=full),
+            Checks(Probe(redis, keys, identity, trust, full), certificate_ends_ms=certificate_ends_ms),
             rate_limit=settings.rate_limit_per_second,
             metrics_public=settings.metrics_public,
         )

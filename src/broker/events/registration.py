@@ -1,0 +1,119 @@
+"""Registering a message under an id that somebody else chose: once, however often it is asked for.
+
+A record keyed by the id decides between callers at the same time; before and after its life `open` and the
+outcome records know the id. Beyond all of them lies only an id that is too old to be new.
+"""
+
+from __future__ import annotations
+
+from broker import clock
+from broker.domain import ids
+from broker.domain.submission import Submission
+from broker.errors import Conflict, ValidationError
+from broker.events import codec, envelope, open_messages
+from broker.events.acceptance import Acceptance, Origin
+from broker.events.appender import Appended, Result
+from broker.events.connection import Redis, call
+from broker.events.keys import LogKeys
+from broker.events.open_messages import FinishedMessage, OpenMessage
+from broker.events.positions import start
+from broker.events.sealing import Sealer
+from broker.events.types import MessageSubmitted, ResendRequested
+
+MAX_AGE_MS = 24 * 3_600_000
+"""An unknown id may be this old; outcomes stay known for longer, so it cannot have been used before."""
+
+MAX_AHEAD_MS = 5 * 60_000
+"""How far other machines' clocks may be ahead."""
+
+# No client's name is empty, so these keys never meet a producer's own.
+_NOBODY = ""
+
+
+class Registration:
+    """Registers messages on behalf of clients."""
+
+    def __init__(self, redis: Redis, keys: LogKeys, sealer: Sealer, acceptance: Acceptance) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._sealer = sealer
+        self._acceptance = acceptance
+
+    async def register(
+        self, origin: Origin, plain: Submission, message_id: bytes | None, queued_at: int | None
+    ) -> Appended:
+        """The message in the log, from now or from before; `queued_at` in milliseconds.
+
+        Raises Conflict (the id is another message's), ValidationError (its time is not now), KeyUnavailable,
+        KeyErased, LogUnavailable and LogFull.
+        """
+        if message_id is None:
+            draft = self._acceptance.draft(origin, plain, queued_at=queued_at)
+            return _same(await self._acceptance.append(draft))
+        key = self._sealer.idempotency_hash(_NOBODY, ids.text(message_id))
+        known = (await open_messages.look_up(self._redis, self._keys, [message_id]))[0]
+        if known is not None:
+            return await self._again(known, origin, plain, key)
+        _check_time(message_id)
+        now = clock.now_ms() if queued_at is None else queued_at
+        draft = self._acceptance.draft(origin, plain, message_id=message_id, queued_at=now, idempotency=key)
+        return _same(await self._acceptance.append(draft))
+
+    async def _again(
+        self, known: OpenMessage | FinishedMessage, origin: Origin, plain: Submission, key: bytes
+    ) -> Appended:
+        """The answer for an id that is in use. Raises Conflict unless it is this very message."""
+        if known.client_id != origin.client_id:
+            raise Conflict("This id is another message's.")
+        message_id = known.message_id
+        partition = self._keys.partitions[ids.partition(message_id)]
+        record = await call(self._redis.get(partition.idempotency(key)))
+        if record is not None:
+            used_for, _, _, queued_at = bytes(record).split(b"|")
+            if bytes.fromhex(used_for.decode()) != self._sealer.request_hash(origin.client_id, plain):
+                raise Conflict("This id is another message's.")
+            return Appended(message_id, start(partition.stream), int(queued_at), replayed=True)
+        queued = ids.created_ms(message_id)
+        if isinstance(known, OpenMessage):
+            # It came in by the gateway, or its record has expired: the ciphertext itself is compared.
+            queued = await self._compare(known, plain) or queued
+        return Appended(message_id, start(partition.stream), queued, replayed=True)
+
+    async def _compare(self, known: OpenMessage, plain: Submission) -> int | None:
+        """Milliseconds at which it was submitted, where its event is at hand. Raises Conflict."""
+        partition = self._keys.partitions[ids.partition(known.message_id)]
+        entry = known.position.entry_id
+        found = await call(self._redis.xrange(partition.events, entry, entry))
+        at = None
+        if found:
+            fields = found[0][1]
+            tag, data = fields[b"t"].decode(), fields[b"d"]
+            at = envelope.decode(fields[b"m"]).at if tag.startswith("MessageSubmitted") else None
+        else:
+            aside = await call(self._redis.hget(partition.bodies, known.message_id))  # type: ignore[arg-type]
+            if aside is None:
+                # It ended just now: as for every finished message, the client is all there is to compare.
+                return None
+            head, _, data = bytes(aside).partition(b"|")  # type: ignore[arg-type]
+            tag = head.decode()
+        event = codec.decode(tag, data)
+        if isinstance(event, MessageSubmitted | ResendRequested):
+            held = self._sealer.unseal(known.client_id, known.message_id, event.sealed)
+            if (held.sender_number, held.message_body) != (plain.sender_number, plain.message_body):
+                raise Conflict("This id is another message's.")
+        return at
+
+
+def _check_time(message_id: bytes) -> None:
+    age = clock.now_ms() - ids.created_ms(message_id)
+    if not -MAX_AHEAD_MS <= age <= MAX_AGE_MS:
+        raise ValidationError(
+            "message_id",
+            "is unknown, and its time is not within the last 24 hours: it cannot be a new message",
+        )
+
+
+def _same(result: Result) -> Appended:
+    if not isinstance(result, Appended):
+        raise Conflict("This id is another message's.")
+    return result

@@ -1,0 +1,1 @@
+"""The server: the internal API that decides from the log, never from the database."""

@@ -1,0 +1,91 @@
+"""The server's OpenAPI document."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from broker.services.server import wire
+from broker.web import openapi
+from broker.web.health import Answer
+from broker.web.openapi import Operation, path_parameter
+
+_ERRORS = (400, 401, 403, 409, 413, 415, 503)
+
+
+def document() -> dict[str, Any]:
+    """What `/openapi.json` serves and `schemas/openapi-server.json` holds."""
+    return openapi.document(
+        "Message broker: server",
+        "The internal API takes client certificates of the roles gateway, worker and internal.",
+        OPERATIONS,
+    )
+
+
+OPERATIONS = [
+    Operation(
+        method="post",
+        path="/internal/messages/register",
+        summary="Queue a message for a client; a known id gives the same answer again.",
+        request=wire.Register,
+        answers={200: wire.Registered},
+        errors=_ERRORS,
+    ),
+    Operation(
+        method="post",
+        path="/internal/messages/deliver",
+        summary="Say that one message, or many, reached the recipient.",
+        request=(wire.Delivery, wire.Deliveries),
+        answers={200: (wire.Delivered, wire.DeliveryResults)},
+        errors=(*_ERRORS, 404),
+    ),
+    Operation(
+        method="put",
+        path="/internal/messages/{message_id}/status",
+        summary="Say what became of a message.",
+        request=wire.StatusUpdate,
+        answers={200: wire.StatusAnswer},
+        errors=(*_ERRORS, 404),
+        parameters=[path_parameter("message_id", "A UUIDv7.")],
+    ),
+    Operation(
+        method="post",
+        path="/internal/messages/status",
+        summary="Say what became of a message named in the body.",
+        request=wire.MessageStatusUpdate,
+        answers={200: wire.StatusAnswer},
+        errors=(*_ERRORS, 404),
+    ),
+    Operation(
+        method="get",
+        path="/health",
+        summary="Whether the server works, and what it waits for.",
+        answers={200: Answer, 503: Answer},
+        certificate=False,
+    ),
+    Operation(
+        method="get",
+        path="/metrics",
+        summary="Metrics in Prometheus' text format.",
+        answers={200: None},
+        errors=(401, 403, 503),
+    ),
+    Operation(
+        method="get",
+        path="/",
+        summary="What this is and where to read on.",
+        answers={200: wire.Welcome},
+        certificate=False,
+    ),
+    Operation(
+        method="get",
+        path="/openapi.json",
+        summary="This document.",
+        answers={200: None},
+        certificate=False,
+    ),
+]
+
+
+if __name__ == "__main__":
+    sys.stdout.buffer.write(openapi.encode(document()))

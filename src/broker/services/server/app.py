@@ -1,0 +1,65 @@
+"""The server's routes."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from broker.events.registration import Registration
+from broker.events.trust import Trust
+from broker.services.server import api, wire
+from broker.services.server.deliver import Deliver
+from broker.services.server.outcomes import Outcomes
+from broker.services.server.register import Register
+from broker.services.server.status import UpdateStatus
+from broker.web import application, metrics, openapi
+from broker.web.admission import Admission
+from broker.web.health import Checks, Health, version
+
+INTERNAL = ("gateway", "worker", "internal")
+
+
+def build(
+    trust: Trust,
+    registration: Registration,
+    outcomes: Outcomes,
+    checks: Checks,
+    *,
+    partitions: int,
+    metrics_public: bool = False,
+) -> ASGIApp:
+    """The application out of its parts."""
+    internal = Admission(trust, INTERNAL)
+    anybody = Admission(trust)
+    status = UpdateStatus(internal, outcomes, partitions)
+
+    async def read_metrics(request: Request) -> Response:
+        if not metrics_public:
+            anybody(request.scope)
+        return await metrics.endpoint(request)
+
+    routes = [
+        Route("/", _welcome),
+        Route("/health", Health(checks).endpoint),
+        Route("/metrics", read_metrics),
+        Route("/openapi.json", openapi.endpoint(api.document)),
+        Route(
+            "/internal/messages/register",
+            Register(internal, trust, registration, partitions).endpoint,
+            methods=["POST"],
+        ),
+        Route(
+            "/internal/messages/deliver", Deliver(internal, outcomes, partitions).endpoint, methods=["POST"]
+        ),
+        Route("/internal/messages/status", status.post, methods=["POST"]),
+        Route("/internal/messages/{message_id}/status", status.put, methods=["PUT"]),
+    ]
+    return application.build(routes, role="server")
+
+
+async def _welcome(_request: Request) -> Response:
+    answer = wire.Welcome("message broker", version(), "/openapi.json", "/health")
+    return Response(msgspec.json.encode(answer), media_type=openapi.JSON)

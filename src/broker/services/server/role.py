@@ -1,0 +1,92 @@
+"""One server process out of ready-made parts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from broker.domain.retry import RetryPolicy
+from broker.events.acceptance import Acceptance
+from broker.events.appender import Appender
+from broker.events.connection import Redis
+from broker.events.keys import LogKeys
+from broker.events.log_identity import LogIdentity
+from broker.events.probe import Full, Probe
+from broker.events.registration import Registration
+from broker.events.sealing import Sealer
+from broker.events.trust import Trust
+from broker.services.server import app
+from broker.services.server.health import Checks, Database
+from broker.services.server.outcomes import Outcomes
+from broker.settings import Settings
+from broker.web import tls
+from broker.web.limits import Limits
+from broker.web.serving import serve
+
+
+class ServerRole:
+    """Serves the server's API until told to stop; requests in progress are finished.
+
+    `trust` must be running. `cert`, `key` and `ca` are PEM files, `certificate_ends_ms` is when `cert`
+    expires. `full` says why the log takes nothing more, None while it does.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        redis: Redis,
+        keys: LogKeys,
+        identity: LogIdentity,
+        sealer: Sealer,
+        trust: Trust,
+        appender: Appender,
+        database: Database | None,
+        cert: Path,
+        key: Path,
+        ca: Path,
+        certificate_ends_ms: int,
+        full: Full = lambda: None,
+    ) -> None:
+        self._settings = settings
+        self._appender = appender
+        self._context = tls.server_context(cert, key, ca)
+        policy = RetryPolicy(
+            settings.retry_schedule,
+            settings.retry_interval,
+            settings.retry_factor,
+            settings.retry_max_interval,
+            settings.retry_jitter,
+            settings.max_attempts,
+        )
+        probe = Probe(redis, keys, identity, trust, full)
+        self.app = app.build(
+            trust,
+            Registration(redis, keys, sealer, Acceptance(appender, sealer, full=full)),
+            Outcomes(redis, keys, identity, policy),
+            Checks(probe, database, certificate_ends_ms=certificate_ends_ms),
+            partitions=len(keys.partitions),
+            metrics_public=settings.metrics_public,
+        )
+
+    async def run(self, stop: asyncio.Event, on_bound: Callable[[int], None] | None = None) -> None:
+        """Serve until `stop`. Starts without a proof of trust: health then says what it waits for."""
+        settings = self._settings
+        try:
+            await serve(
+                self.app,
+                host=settings.server_host,
+                port=settings.server_port,
+                stop=stop,
+                ssl_context=self._context,
+                grace=settings.grace_period,
+                limits=Limits(
+                    header_timeout=settings.header_timeout,
+                    body_timeout=settings.body_timeout,
+                    idle_timeout=settings.idle_timeout,
+                ),
+                on_bound=on_bound,
+            )
+        finally:
+            await self._appender.aclose()

@@ -1,0 +1,33 @@
+"""A world for each test, on the shared Valkey, and a server in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from support.calling import Caller
+from support.pki import Pki
+from support.world import World
+
+
+@pytest.fixture(scope="session")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
+    return Pki(tmp_path_factory.mktemp("pki"))
+
+
+@pytest.fixture
+async def world(valkey, redis, pki, tmp_path: Path, log_name: str) -> World:
+    return await World(valkey.url, redis, pki, tmp_path, log_name).create()
+
+
+@pytest.fixture
+async def server(world):
+    async with world.server() as running:
+        yield running
+
+
+@pytest.fixture
+def internal(world, server) -> Caller:
+    """A caller with a certificate of the role `internal`."""
+    return Caller(server.port, world.contexts["internal"])
