@@ -6,13 +6,13 @@ import asyncio
 
 import msgspec
 import pytest
-from rig import QUICK, Recorder
 
 from broker.domain.message import Accepted, Failed, Refused
 from broker.domain.retry import RetryPolicy
 from broker.events import types
 from broker.services.delivery.worker import Limits
 from broker.settings import Settings
+from support.rig import QUICK, Recorder
 from support.waiting import wait_until
 
 

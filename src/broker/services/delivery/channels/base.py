@@ -75,10 +75,14 @@ class EachChannel(Channel):
         """The recipient's answer."""
 
     async def deliver(self, deliveries: Sequence[Delivery], report: Report) -> None:
-        """One task each, so that a slow recipient keeps nobody waiting."""
-        async with asyncio.TaskGroup() as group:
-            for delivery in deliveries:
-                delivery.task = group.create_task(self._one(delivery, report))
+        """One task each, so that a slow recipient keeps nobody waiting; a defect is raised at the end."""
+        loop = asyncio.get_running_loop()
+        for delivery in deliveries:
+            delivery.task = loop.create_task(self._one(delivery, report))
+        tasks = [delivery.task for delivery in deliveries if delivery.task is not None]
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(result, Exception):
+                raise result
 
     async def _one(self, delivery: Delivery, report: Report) -> None:
         answer = await self.deliver_one(delivery)
