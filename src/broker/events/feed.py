@@ -107,11 +107,12 @@ class Feed:
         )
 
     async def wait(self, after: Position) -> bool:
-        """The doorbell: True as soon as the stream has entries after `after`; False after `BLOCK_MS`.
+        """The doorbell: True as soon as there are entries after `after`; False when the lease wants renewal.
 
-        Writes nothing.
+        Writes nothing. Blocks for `BLOCK_MS` at most.
         """
-        reply = await call(self.redis.xread({self.keys.events: after.entry_id}, count=1, block=BLOCK_MS))
+        block = max(1, min(BLOCK_MS, self.ttl_ms // 3))
+        reply = await call(self.redis.xread({self.keys.events: after.entry_id}, count=1, block=block))
         return bool(reply)
 
     async def _script(self, after: Position, entries_read: int, highest: Position, count: int) -> Any:
