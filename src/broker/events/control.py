@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -172,7 +172,7 @@ class Registry:
 
     async def client_keys(self, client_id: str) -> bytes | None:
         """A client's wrapped keys as they are now."""
-        found = await call(self._redis.hget(self._keys.client_keys, client_id))
+        found = await self._patiently(lambda: call(self._redis.hget(self._keys.client_keys, client_id)))
         return None if found is None else bytes(found)  # type: ignore[arg-type]
 
     async def _decide(
@@ -191,18 +191,25 @@ class Registry:
                     loaded |= await self._load([field])
 
     async def _load(self, fields: list[str]) -> dict[str, tuple[str, bytes | None]]:
-        values = await call(self._redis.hmget(self._keys.registry, fields))
+        values = await self._patiently(lambda: call(self._redis.hmget(self._keys.registry, fields)))
         return {name: split(value) for name, value in zip(fields, values, strict=True)}
 
     async def _write(self, args: list[Arg]) -> list[bytes]:
         """One call, repeated under the same batch id while its answer is unknown."""
         batch = self._keys.batch(secrets.token_hex(12))
         keys = [self._keys.meta, self._keys.events, self._keys.registry, self._keys.client_keys, batch]
+        reply: list[bytes] = await self._patiently(
+            lambda: _append(self._redis, keys, [self._incarnation, *args])
+        )
+        return reply
+
+    async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Repeat what may be repeated while Redis is away, for `retry_for` seconds."""
         give_up = clock.monotonic() + self._retry_for
         wait = 0.02
         while True:
             try:
-                reply: list[bytes] = await _append(self._redis, keys, [self._incarnation, *args])
+                return await attempt()
             except LogRefused:
                 raise
             except LogUnavailable:
@@ -210,8 +217,6 @@ class Registry:
                     raise
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, 0.5)
-            else:
-                return reply
 
 
 def split(stored: bytes | str | None) -> tuple[str, bytes | None]:
