@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -173,22 +173,62 @@ async def _gateway(parts: Parts, stop: asyncio.Event) -> None:
     from broker.projections.queries import Queries
     from broker.services.gateway.role import GatewayRole
 
+    async with _serving(parts, "gateway", stop) as common:
+        queries = Queries(parts.settings.mysql_url or "")
+        await GatewayRole(parts.settings, read_model=queries, **common).run(stop)
+        await queries.close()
+
+
+async def _server(parts: Parts, stop: asyncio.Event) -> None:
+    from broker.projections.queries import Queries
+    from broker.services.server.role import ServerRole
+
+    async with _serving(parts, "server", stop) as common:
+        queries = Queries(parts.settings.mysql_url or "")
+        await ServerRole(parts.settings, database=queries, **common).run(stop)
+        await queries.close()
+
+
+@asynccontextmanager
+async def _serving(parts: Parts, role: str, stop: asyncio.Event) -> AsyncIterator[dict[str, Any]]:
+    """What gateway and server have in common: trust followed, messages sealed and appended, TLS."""
+    from broker.services.ca.authority import read_certificate
+
     trust = parts.trust()
+    cert, key, ca = parts.certificate(role)
     async with followed(parts, trust, stop) as fullness:
-        cert, key, ca = parts.certificate("gateway")
-        role = GatewayRole(
+        yield {
+            "redis": parts.redis,
+            "keys": parts.keys,
+            "identity": parts.identity,
+            "sealer": Sealer(parts.keyring, trust.keys),
+            "trust": trust,
+            "appender": parts.appender(),
+            "cert": cert,
+            "key": key,
+            "ca": ca,
+            "certificate_ends_ms": read_certificate(cert).not_after_ms,
+            "full": lambda: fullness.reason,
+        }
+
+
+async def _worker(parts: Parts, stop: asyncio.Event) -> None:
+    from broker.services.delivery.role import WorkerRole
+
+    trust = parts.trust()
+    cert, key, ca = parts.certificate("worker")
+    async with followed(parts, trust, stop):
+        role = WorkerRole(
             parts.settings,
             redis=parts.redis,
+            redis_url=parts.settings.redis_url or "",
             keys=parts.keys,
             identity=parts.identity,
             sealer=Sealer(parts.keyring, trust.keys),
             trust=trust,
-            appender=parts.appender(),
-            read_model=Queries(parts.settings.mysql_url or ""),
             cert=cert,
             key=key,
             ca=ca,
-            full=lambda: fullness.reason,
         )
         await role.run(stop)
 
@@ -204,4 +244,9 @@ async def _projector(parts: Parts, stop: asyncio.Event) -> None:
     await role.run(stop)
 
 
-ROLES: Final[dict[str, Role]] = {"gateway": _gateway, "projector": _projector}
+ROLES: Final[dict[str, Role]] = {
+    "gateway": _gateway,
+    "server": _server,
+    "worker": _worker,
+    "projector": _projector,
+}

@@ -77,6 +77,10 @@ class Queries:
         """Close the connections."""
         await self.store.close()
 
+    async def ping(self) -> None:
+        """Raises StoreUnavailable when the database does not answer."""
+        await self.store.select("SELECT 1")
+
     async def message(self, message_id: bytes) -> MessageRow | None:
         """The message of this id, None while the read model does not know it."""
         rows = await self.store.select("SELECT * FROM messages WHERE message_id=%s", (ids.text(message_id),))
