@@ -1,132 +1,19 @@
-"""Real listeners on free loopback ports, with certificates of a real private CA."""
+"""Every test of the web layer runs on asyncio's loop and on uvloop."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+import uvloop
 
-from broker.services.ca import files, profiles
-from broker.services.ca.authority import Authority, Issued, describe
-from broker.web import tls
-from broker.web.limits import Limits
-from broker.web.serving import serve
+from support.pki import Pki
 
 
-async def wait_until(condition: Callable[[], bool | Awaitable[bool]], seconds: float = 20.0) -> None:
-    """Return as soon as the condition holds; fail when it never does."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + seconds
-    while True:
-        found = condition()
-        if found if isinstance(found, bool) else await found:
-            return
-        assert loop.time() < end, "the condition never held"
-        await asyncio.sleep(0)
-
-
-class Pki:
-    """A CA in a directory, and certificates of it."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.authority = Authority.create(directory)
-        self.ca = directory / "ca.crt"
-        self.server = self.write("server", self.authority.issue("server", "server"))
-
-    def write(self, name: str, issued: Issued) -> tuple[Path, Path]:
-        paths = self.directory / f"{name}.crt", self.directory / f"{name}.key"
-        files.write_pair(
-            *paths, certificate_pem=issued.certificate_pem.encode(), key_pem=issued.private_key_pem.encode()
-        )
-        return paths
-
-    def client(self, name: str = "demo", role: str = "producer") -> tuple[Path, Path, Issued]:
-        issued = self.authority.issue(name, role)
-        return *self.write(name, issued), issued
-
-    def expired(self, name: str = "late") -> tuple[Path, Path, Issued]:
-        """A client certificate of this CA that ended yesterday."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        end = datetime.now(UTC) - timedelta(days=1)
-        builder = profiles.leaf_builder(
-            self.authority.certificate,
-            key.public_key(),
-            profiles.subject(name, "producer"),
-            purposes=profiles.purposes_of("producer"),
-            names=[],
-            start=end - timedelta(days=30),
-            end=end,
-        )
-        issued = describe(builder.sign(self.authority._key, hashes.SHA256()), key)
-        return *self.write(name, issued), issued
-
-    def self_signed(self, name: str = "self") -> tuple[Path, Path]:
-        key = ec.generate_private_key(ec.SECP256R1())
-        now = datetime.now(UTC)
-        subject = profiles.subject(name, "producer")
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(subject)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(days=1))
-            .not_valid_after(now + timedelta(days=1))
-        )
-        return self.write(name, describe(builder.sign(key, hashes.SHA256()), key))
-
-    def server_context(self, *, require_client: bool = False) -> ssl.SSLContext:
-        return tls.server_context(*self.server, self.ca, require_client=require_client)
-
-    def client_context(self, cert: Path | None = None, key: Path | None = None) -> ssl.SSLContext:
-        return tls.client_context(self.ca, cert, key)
+def pytest_asyncio_loop_factories(config, item):
+    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture(scope="session")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
     return Pki(tmp_path_factory.mktemp("pki"))
-
-
-class Running:
-    """A listener under test."""
-
-    def __init__(self, port: int, stop: asyncio.Event, task: asyncio.Task[None]) -> None:
-        self.port = port
-        self.stop = stop
-        self.task = task
-
-
-@contextlib.asynccontextmanager
-async def listening(app, *, context: ssl.SSLContext | None = None, **options) -> AsyncIterator[Running]:
-    """Serve `app` for the body of the `async with`; stopped gracefully afterwards."""
-    stop, bound = asyncio.Event(), asyncio.get_running_loop().create_future()
-    options.setdefault("limits", Limits())
-    options.setdefault("grace", 5.0)
-    task = asyncio.create_task(
-        serve(
-            app,
-            host="127.0.0.1",
-            port=0,
-            stop=stop,
-            ssl_context=context,
-            on_bound=bound.set_result,
-            **options,
-        )
-    )
-    await asyncio.wait({task, bound}, return_when=asyncio.FIRST_COMPLETED)
-    if task.done():
-        task.result()
-    try:
-        yield Running(bound.result(), stop, task)
-    finally:
-        stop.set()
-        await task
