@@ -7,7 +7,6 @@ the SHA-256 of its bytes: a commitment that whoever holds the original can check
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -16,49 +15,12 @@ import msgspec
 from msgspec import Meta, structs
 
 from broker.events import types, upcasting
+from broker.events.exported import ExportedLine, Withheld
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 LINE: Final = "exported-line"
 
 Hex = Annotated[str, Meta(pattern="^([0-9a-f]{2})*$", description="bytes in lower-case hex")]
-Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$", description="SHA-256 in lower-case hex")]
-
-
-class Withheld(msgspec.Struct, frozen=True):
-    """In place of a value that an export does not show: the SHA-256 of its stored bytes."""
-
-    sha256: Digest
-
-
-class ExportedLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One event of an export, a JSON object a line."""
-
-    id: Annotated[str, Meta(pattern="^[a-z0-9]+:[0-9]+-[0-9]+$", description="stream:milliseconds-sequence")]
-    stream: Annotated[str, Meta(pattern="^([0-9]+|control|access)$")]
-    type: str
-    version: Annotated[int, Meta(ge=1)]
-    at: Annotated[str, Meta(description="RFC 3339, UTC")]
-    actor: str
-    correlation_id: str | None
-    causation_id: str | None
-    subject: str
-    data: dict[str, Any]
-    hash: Digest
-    previous_hash: Digest
-
-
-def named(event: types.Event) -> dict[str, Any]:
-    """The exported `data` of an event: fields by name, bytes as hex, commitments for what is withheld."""
-    kind = type(event).__name__
-    exported: dict[str, Any] = {}
-    for field in structs.fields(event):
-        value = getattr(event, field.name)
-        if value is not None and (kind, field.name) in types.WITHHELD:
-            raw = value if isinstance(value, bytes) else str(value).encode()
-            exported[field.name] = {"sha256": hashlib.sha256(raw).hexdigest()}
-        else:
-            exported[field.name] = value.hex() if isinstance(value, bytes) else value
-    return exported
 
 
 def exported_type(kind: type[types.Event]) -> type[msgspec.Struct]:
@@ -116,19 +78,21 @@ def _rendered(document: dict[str, Any]) -> bytes:
 def differences(directory: Path) -> list[str]:
     """What `directory` would have to change to be right: one line a file. Old versions' files may stay."""
     wanted = documents()
-    found = {path.name: path.read_bytes() for path in directory.glob("*.json")}
+    # The services' own documents lie beside the events'.
+    files = [path for path in directory.glob("*.json") if not path.name.startswith("openapi-")]
+    found = {path.name: path.read_bytes() for path in files}
     lines = [f"{name} is missing" for name in sorted(wanted.keys() - found.keys())]
     lines += [
         f"{name} differs" for name in sorted(wanted.keys() & found.keys()) if wanted[name] != found[name]
     ]
-    lines += [f"{name} is of no event" for name in sorted(found.keys() - wanted.keys()) if not _older(name)]
+    lines += [f"{name} is of no event" for name in sorted(found.keys() - wanted.keys()) if _stray(name)]
     return lines
 
 
-def _older(name: str) -> bool:
-    """Whether the file describes a version of an event that is still read by an upcaster."""
+def _stray(name: str) -> bool:
+    """Whether the file looks like an event's, but no type or upcaster is of that version."""
     kind, _, version = name.removesuffix(".json").rpartition(".")
-    return version.isdigit() and (kind if version == "1" else f"{kind}.{version}") in upcasting.UPCASTERS
+    return version.isdigit() and (kind if version == "1" else f"{kind}.{version}") not in upcasting.UPCASTERS
 
 
 def write(directory: Path) -> None:

@@ -1,0 +1,123 @@
+"""Events as they leave the house: one JSON object a line, with names instead of positions in an array.
+
+What must not leave (ciphertexts, keyed hashes of numbers, password hashes, sealed secrets) is replaced by a
+commitment: SHA-256 of the field's bytes. Who holds the stored event can prove with it that it is the same
+one; nobody can get the value back from it. Other bytes are shown in hex.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from broker import clock
+from broker.domain import ids
+from broker.errors import UnknownEvent
+from broker.events import codec, types
+from broker.events import envelope as envelopes
+from broker.events.codec import Stored
+from broker.events.envelope import Envelope
+from broker.events.positions import ACCESS, CONTROL
+
+MESSAGE_ID_BYTES = 16
+
+
+Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$", description="SHA-256 in lower-case hex")]
+
+
+class Withheld(msgspec.Struct, frozen=True):
+    """In place of a value that an export does not show: the SHA-256 of its stored bytes."""
+
+    withheld: Annotated[str, Meta(pattern="^sha256:[0-9a-f]{64}$")]
+
+
+class ExportedLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One event of an export, a JSON object a line."""
+
+    id: Annotated[str, Meta(pattern="^[a-z0-9]+:[0-9]+-[0-9]+$", description="stream:milliseconds-sequence")]
+    stream: Annotated[str, Meta(pattern="^([0-9]+|control|access)$")]
+    type: str
+    version: Annotated[int, Meta(ge=1, description="of the stored event; data is in the current form")]
+    at: Annotated[str, Meta(description="RFC 3339, UTC")]
+    actor: str
+    correlation_id: str | None
+    causation_id: Annotated[str, Meta(description="id of the event that led to it")] | None
+    subject: Annotated[str, Meta(description="a message id, or client:…, cert:…, user:…")]
+    data: dict[str, Any]
+    hash: Digest | None
+    """Null where the chain could not be read, as without the database."""
+    previous_hash: Digest | None
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def export(stored: Stored, digest: bytes | None = None, previous: bytes | None = None) -> ExportedLine:
+    """The exported form of a stored event; `digest` and `previous` are its place in the hash chain.
+
+    An event that this version cannot read is exported all the same, its data withheld as a whole.
+    """
+    envelope = _envelope(stored)
+    name, _, version = stored.tag.partition(".")
+    return ExportedLine(
+        id=str(stored.position),
+        stream=stored.position.stream,
+        type=name,
+        version=int(version) if version.isdigit() else 1,
+        at=clock.iso(envelope.at),
+        actor=envelope.actor,
+        correlation_id=envelope.correlation_id,
+        causation_id=envelope.causation,
+        subject=subject_text(stored),
+        data=data_of(stored),
+        hash=None if digest is None else digest.hex(),
+        previous_hash=None if previous is None else previous.hex(),
+    )
+
+
+def line(exported: ExportedLine) -> bytes:
+    """The JSON of one event, without the line feed."""
+    return _encode(exported)
+
+
+def subject_text(stored: Stored) -> str:
+    """The subject for people: a message id in canonical form, or the text of a control subject."""
+    if stored.position.stream not in {CONTROL, ACCESS} and len(stored.subject) == MESSAGE_ID_BYTES:
+        return ids.text(stored.subject)
+    return stored.subject.decode("utf-8", "replace")
+
+
+def data_of(stored: Stored) -> dict[str, Any]:
+    """The event's fields by name, fit to be shown; the whole withheld where this version cannot read it."""
+    try:
+        return named(codec.decode(stored.tag, stored.data))
+    except UnknownEvent:
+        return _commitment(stored.data)
+
+
+def named(event: types.Event) -> dict[str, Any]:
+    """The exported `data` of an event: fields by name, bytes as hex, commitments for what is withheld."""
+    kind = type(event).__name__
+    found: dict[str, Any] = {}
+    for name in event.__struct_fields__:
+        value = getattr(event, name)
+        if value is not None and (kind, name) in types.WITHHELD:
+            found[name] = _commitment(value if isinstance(value, bytes) else str(value).encode())
+        else:
+            found[name] = value.hex() if isinstance(value, bytes) else value
+    return found
+
+
+def _commitment(value: bytes) -> dict[str, Any]:
+    return {"withheld": f"sha256:{hashlib.sha256(value).hexdigest()}"}
+
+
+def _envelope(stored: Stored) -> Envelope:
+    try:
+        return envelopes.decode(stored.envelope)
+    except msgspec.DecodeError:
+        # Its hash still covers the stored bytes; the time of its entry is the best there is.
+        return Envelope(stored.position.ms, "unreadable")

@@ -1,0 +1,148 @@
+"""What Redis holds of each stream: sizes, groups, open messages, and whether it is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from broker.errors import LogRefused
+from broker.events.connection import Redis, call, text, translate
+from broker.events.keys import LogKeys, PartitionKeys, StreamKeys
+
+SCAN = 1000
+
+
+class Group(msgspec.Struct, frozen=True):
+    """A consumer group; `lag` in events, None where the server cannot tell."""
+
+    name: str
+    consumers: int
+    pending: int
+    lag: int | None
+    last_delivered: str
+
+
+class Stream(msgspec.Struct, frozen=True, kw_only=True):
+    """One stream; the last four are None for streams that are no partitions."""
+
+    stream: str
+    incarnation: str | None
+    """None: the stream has no meta, so its Redis was emptied or is another."""
+    refused: str | None
+    """Why nothing is appended or read, None when it is."""
+    length: int
+    added: int
+    """Events ever appended; `length` is less once some were trimmed."""
+    first: str | None
+    last: str | None
+    memory_bytes: int | None
+    """Of the stream itself, by the server's estimate; None where it will not tell."""
+    groups: list[Group]
+    open: int | None = None
+    due: int | None = None
+    parked: int | None = None
+    moved_aside: int | None = None
+    """Open messages whose ciphertext no longer lies in the stream."""
+
+
+async def partitions(redis: Redis, log_name: str) -> int:
+    """How many partitions the log was created with. Raises LogRefused when Redis holds none."""
+    stored = await call(redis.hget(LogKeys(log_name, 0).control.meta, "partitions"))
+    if stored is None or not text(stored).isdigit():
+        raise LogRefused(f"Redis holds no log {log_name!r}; `broker up` creates it.")
+    return int(text(stored))
+
+
+async def streams(redis: Redis, keys: LogKeys) -> list[Stream]:
+    """Every stream's state now. Raises LogUnavailable."""
+    return [await _stream(redis, stream) for stream in keys.streams]
+
+
+async def _stream(redis: Redis, keys: StreamKeys) -> Stream:
+    pipe = redis.pipeline(transaction=False)
+    pipe.hmget(keys.meta, ["incarnation", "refused"])
+    pipe.execute_command("XINFO", "STREAM", keys.events)
+    pipe.execute_command("XINFO", "GROUPS", keys.events)
+    pipe.memory_usage(keys.events)
+    meta, info, groups, memory = await call(pipe.execute(raise_on_error=False))
+    if isinstance(meta, Exception):
+        raise translate(meta)
+    found = _Info({}) if _missing(info) else _Info(_map(info))
+    extra = await _partition(redis, keys) if isinstance(keys, PartitionKeys) else {}
+    return Stream(
+        stream=keys.stream,
+        incarnation=_optional(meta[0]),
+        refused=_optional(meta[1]),
+        length=found.number("length"),
+        added=found.number("entries-added"),
+        first=found.entry("first-entry"),
+        last=_optional(found.values.get("last-generated-id")),
+        # Some hosted servers forbid the command; the rest is worth showing without it.
+        memory_bytes=memory if isinstance(memory, int) else None,
+        groups=[] if _missing(groups) else [_group(_map(one)) for one in groups],
+        **extra,
+    )
+
+
+async def _partition(redis: Redis, keys: PartitionKeys) -> dict[str, int]:
+    pipe = redis.pipeline(transaction=False)
+    pipe.hlen(keys.open)
+    pipe.zcard(keys.due)
+    pipe.hlen(keys.bodies)
+    count, due, aside = await call(pipe.execute())
+    return {"open": count, "due": due, "moved_aside": aside, "parked": await parked(redis, keys)}
+
+
+async def parked(redis: Redis, keys: PartitionKeys) -> int:
+    """How many open messages of a partition wait for a person; looks at every open record."""
+    cursor, found = 0, 0
+    while True:
+        reply: Any = await call(redis.hscan(keys.open, cursor, count=SCAN))
+        cursor = int(reply[0])
+        found += sum(1 for record in reply[1].values() if record.split(b"|", 4)[3] == b"p")
+        if not cursor:
+            return found
+
+
+class _Info:
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.values = values
+
+    def number(self, name: str) -> int:
+        return int(self.values.get(name) or 0)
+
+    def entry(self, name: str) -> str | None:
+        value = self.values.get(name)
+        return text(value[0]) if value else None
+
+
+def _group(values: dict[str, Any]) -> Group:
+    lag = values.get("lag")
+    return Group(
+        text(values["name"]),
+        int(values["consumers"]),
+        int(values["pending"]),
+        None if lag is None else int(lag),
+        text(values["last-delivered-id"]),
+    )
+
+
+def _map(reply: Any) -> dict[str, Any]:
+    """A reply as a dict by text, whether the client made one of it or left the flat list."""
+    if isinstance(reply, dict):
+        return {text(name): value for name, value in reply.items()}
+    return {text(name): value for name, value in zip(reply[::2], reply[1::2], strict=True)}
+
+
+def _missing(reply: Any) -> bool:
+    """Whether the key does not exist. Raises the broker's error for any other failure."""
+    if isinstance(reply, Exception):
+        if "no such key" not in str(reply):
+            raise translate(reply)
+        return True
+    return False
+
+
+def _optional(value: Any) -> str | None:
+    return None if value is None else text(value)
