@@ -1,0 +1,17 @@
+"""Whole systems: one shared by the tests that only use it, one of their own for those that break it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from support import system as systems
+from support.system import System
+
+
+@pytest.fixture(scope="session")
+def shared_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """A running system; its retries come after a second instead of thirty."""
+    with systems.running(tmp_path_factory.mktemp("shared"), retry_interval="1") as system:
+        yield system
