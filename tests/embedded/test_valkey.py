@@ -9,9 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import redis.asyncio as aioredis
 
+from broker.embedded.keeper import ServerUnit
 from broker.embedded.process import EmbeddedError, socket_path
 from broker.embedded.valkey import Valkey
 from support.programs import gone, long_path
@@ -163,17 +165,51 @@ async def test_loading_is_waited_for(tmp_path: Path) -> None:
     server = Valkey(tmp_path, extra={"enable-debug-command": "yes"})
     await server.start()
     async with aioredis.from_url(server.url) as client:
-        await client.execute_command("DEBUG", "POPULATE", "200000")
+        await client.execute_command("DEBUG", "POPULATE", "20000")
         await client.bgrewriteaof()
         await wait_until(lambda: _rewritten(client), what="the rewrite")
     await server.kill()
     slow = Valkey(tmp_path, extra={"key-load-delay": "20", "loading-process-events-interval-bytes": "1024"})
     await slow.start()
     async with aioredis.from_url(slow.url) as client:
-        assert await client.dbsize() == 200000
+        assert await client.dbsize() == 20000
     await slow.stop()
+
+
+async def fill(client: aioredis.Redis) -> None:
+    """Write until an error comes."""
+    while True:
+        await client.set("more", b"x" * 50_000)
 
 
 async def _rewritten(client: aioredis.Redis) -> bool:
     info = await client.info("persistence")
     return not info["aof_rewrite_in_progress"] and not info["aof_rewrite_scheduled"]
+
+
+async def test_a_write_that_finds_no_room_ends_it_and_says_so(tmp_path: Path) -> None:
+    """Under `always` the server ends rather than forget; the reason is in what `why` says, and nothing is lost."""
+    server = Valkey(tmp_path)
+    await server.start()
+    async with aioredis.from_url(server.url, retry=None) as client:
+        await client.set("before", "kept")
+        psutil.Process(server.pid).rlimit(psutil.RLIMIT_FSIZE, (200_000, 200_000))
+        with pytest.raises(aioredis.ConnectionError):
+            await fill(client)
+    assert await server.wait() != 0
+    assert "AOF" in server.why()
+    await server.start()
+    async with aioredis.from_url(server.url) as client:
+        assert await client.get("before") == b"kept"
+    await server.stop()
+
+
+async def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is looked at, too: on a full one the server's last words may not have reached its log."""
+    server = Valkey(tmp_path)
+    await server.start()
+    await server.kill()
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=4096))
+    assert f"The disk that holds {tmp_path} is full" in server.why()
+    assert ServerUnit(server).blocked() is not None
