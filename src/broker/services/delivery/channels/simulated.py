@@ -2,6 +2,7 @@
 
 Target: `simulated:success=0.9,permanent=0.02,delay=20ms,seed=7`, every part optional. The rest of the
 probability is temporary failure. With a seed, what happens depends only on seed, message and attempt.
+`failures=1` lets the first attempt of each cycle fail, whatever the rates.
 """
 
 from __future__ import annotations
@@ -22,15 +23,18 @@ _UNIT = {"ms": 0.001, "s": 1.0}
 
 
 class Behaviour(msgspec.Struct, frozen=True):
-    """Rates from 0 to 1; `delay` in seconds."""
+    """Rates from 0 to 1; `delay` in seconds; `failures`: attempts of each cycle that fail first."""
 
     success: float = 1.0
     permanent: float = 0.0
     delay: float = 0.0
     seed: int | None = None
+    failures: int = 0
 
     def answer(self, delivery: Delivery) -> Answer:
         """What this recipient says to this attempt."""
+        if delivery.attempt <= self.failures:
+            return Failed("simulated failure")
         if self.success >= 1:
             return Accepted(200)
         source = random if self.seed is None else random.Random(self._seed(delivery))
@@ -68,7 +72,7 @@ def _value(name: str, value: str) -> float | int:
         if found is None:
             raise ValueError(value)
         return float(found[1]) * _UNIT[found[2]]
-    if name == "seed":
+    if name == "seed" or (name == "failures" and value.isdigit()):
         return int(value)
     rate = float(value)
     if name not in {"success", "permanent"} or not 0 <= rate <= 1:
