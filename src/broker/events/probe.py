@@ -55,7 +55,7 @@ class Probe:
         self._lock = asyncio.Lock()
 
     async def look(self) -> Mapping[str, str]:
-        """What is wrong with `redis`, `log` and `trust`, '' where nothing is; a quarter of a second old at most."""
+        """What is wrong with `redis`, `log` and `trust`, '' where nothing is; at most KEPT_SECONDS old."""
         async with self._lock:
             if clock.monotonic() - self._found_at > KEPT_SECONDS:
                 self._found = await self._look()

@@ -19,41 +19,14 @@ from broker.events import open_messages
 from broker.events.connection import Redis
 from broker.events.keys import LogKeys
 from broker.events.open_messages import FinishedMessage, OpenMessage
+from broker.projections.queries import AttemptRow, MessageRow
 
 Status = Literal["queued", "delivered", "failed"]
 Known = OpenMessage | FinishedMessage
 
 
-class MessageRow(Protocol):
-    """A message in the read model; times in milliseconds."""
-
-    client_id: str
-    status: str
-    parked: bool
-    reason: str | None
-    cycle: int
-    attempt_count: int
-    queued_at: int
-    delivered_at: int | None
-    failed_at: int | None
-    next_attempt_at: int | None
-
-
-class AttemptRow(Protocol):
-    """An attempt in the read model; `at` in milliseconds."""
-
-    cycle: int
-    attempt: int
-    at: int
-    channel: str
-    succeeded: bool
-    latency_ms: int
-    code: int | None
-    error: str | None
-
-
 class ReadModel(Protocol):
-    """Reads of the database. Both raise StoreUnavailable."""
+    """What is asked of `projections.queries`. Both raise StoreUnavailable."""
 
     async def message(self, message_id: bytes) -> MessageRow | None: ...
 
