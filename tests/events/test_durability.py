@@ -66,6 +66,13 @@ async def test_each_unsafe_setting_is_named_with_what_to_change(started, name, v
     assert [line["event"] for line in logs if line["log_level"] == "warning"] == ["unsafe_redis_allowed"]
     await redis.config_set(name, wanted)
     assert (await durability.check(redis, Settings())).problems == ()
+    # A server that is writing its first append-only file does not stop when asked.
+    await wait_until(lambda: _settled(redis))
+
+
+async def _settled(redis) -> bool:
+    found = await redis.info("persistence")
+    return not (found["aof_rewrite_in_progress"] or found["aof_rewrite_scheduled"])
 
 
 async def test_all_problems_are_named_at_once(started):
