@@ -69,12 +69,12 @@ class World:
         return issued
 
     @contextlib.asynccontextmanager
-    async def parts(self, url: str | None = None) -> AsyncIterator[dict]:
-        """What a role is made of, running."""
+    async def parts(self, url: str | None = None, trust_url: str | None = None) -> AsyncIterator[dict]:
+        """What a role is made of, running; `url` in place of Valkey's own, `trust_url` for the follower's part."""
         stop = asyncio.Event()
         redis = connection.connect(url or self.url)
         # A connection of its own, so that a slow request cannot hold up the proof.
-        own = connection.connect(url or self.url)
+        own = connection.connect(trust_url or url or self.url)
         trust = Trust(own, self.keys.control, self.identity.incarnations["control"], self.keyring)
         following = asyncio.create_task(trust.run(stop))
         await wait_until(trust.fresh)
@@ -94,9 +94,17 @@ class World:
             await redis.aclose()
 
     @contextlib.asynccontextmanager
-    async def gateway(self, *, url: str | None = None, read_model=None, settings=None, **options):
+    async def gateway(
+        self,
+        *,
+        url: str | None = None,
+        trust_url: str | None = None,
+        read_model=None,
+        settings=None,
+        **options,
+    ):
         """A running gateway."""
-        async with self.parts(url) as parts:
+        async with self.parts(url, trust_url) as parts:
             cert, key = self.pki.server
             role = GatewayRole(
                 settings or self.settings, **parts, read_model=read_model, cert=cert, key=key,
