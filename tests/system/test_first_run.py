@@ -19,13 +19,15 @@ README = Path(__file__).parents[2] / "README.md"
 def readme_curl(system: System) -> list[str]:
     """The README's curl command, against this system's port and certificates."""
     [block] = re.findall(r"```sh\n(curl .*?)```", README.read_text("utf-8"), re.DOTALL)
-    command = block.replace("\\\n", " ").replace("localhost:8001", f"localhost:{system.overrides['gateway_port']}")
+    command = block.replace("\\\n", " ").replace(
+        "localhost:8001", f"localhost:{system.overrides['gateway_port']}"
+    )
     return [part.replace("certs/", f"{system.certs}/") for part in shlex.split(command)]
 
 
 @pytest.mark.case("TC-P-001", "TC-I-001", "TC-I-004", "TC-W-001", "TC-W-003")
 async def test_the_readme_s_message_is_delivered_and_seen_everywhere(shared_system: System) -> None:
-    """curl gets 202; the status, `messages` and `audit_log` then all show the message as delivered."""
+    """Curl gets 202; the status, `messages` and `audit_log` then all show the message as delivered."""
     done = subprocess.run([*readme_curl(shared_system), "-sS"], capture_output=True, text=True, check=True)
     accepted = json.loads(done.stdout)
     assert accepted["status"] == "queued"
@@ -46,12 +48,14 @@ async def test_the_readme_s_message_is_delivered_and_seen_everywhere(shared_syst
     assert row[0]["delivered_at"] >= row[0]["queued_at"]
     history = await eventually(
         lambda: (
-            rows := shared_system.query(
-                "SELECT type FROM audit_log WHERE subject=%s ORDER BY ms, seq", message_id
+            (
+                rows := shared_system.query(
+                    "SELECT type FROM audit_log WHERE subject=%s ORDER BY ms, seq", message_id
+                )
             )
+            and len(rows) == 3
+            and rows
         )
-        and len(rows) == 3
-        and rows
     )
     assert [one["type"] for one in history] == ["MessageSubmitted", "DeliveryAttempted", "Delivered"]
 
@@ -93,7 +97,9 @@ async def test_no_plain_text_at_rest(shared_system: System) -> None:
         )
         assert answer.status_code == 202
         message_id = answer.json()["message_id"]
-        refused = await client.post("/api/v1/messages", json={"sender_number": number, "message_body": secret * 99})
+        refused = await client.post(
+            "/api/v1/messages", json={"sender_number": number, "message_body": secret * 99}
+        )
         assert refused.status_code == 400
     [row] = await eventually(
         lambda: shared_system.query(
