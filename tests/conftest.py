@@ -7,11 +7,16 @@ import secrets
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from broker.embedded.mariadb import MariaDB
 from broker.embedded.valkey import Valkey
 from broker.events import connection
+
+# A busy machine must not fail a property: no test asserts a duration.
+hypothesis.settings.register_profile("broker", deadline=None)
+hypothesis.settings.load_profile("broker")
 
 
 @pytest.fixture(scope="session")

@@ -136,14 +136,14 @@ MARKS = Marks(memory=0.9, disk_free=1000)
 
 @given(st.lists(st.integers(0, 100), min_size=1), st.lists(st.integers(0, 2000), min_size=1))
 def test_fullness_has_hysteresis(used, free):
-    """Full begins at a mark and ends only clearly below it, whatever the samples."""
+    """Full begins at a mark and ends only 5 % below it (85 of 90, 1053 of 1000), whatever the samples."""
     why = None
     for one, disk in zip(used, free, strict=False):
         sample = Sample(used=one, limit=100, disk_free=disk)
         before, why = why, durability.reason(sample, MARKS, was_full=why is not None)
         if one >= 90 or disk < 1000:
             assert why is not None
-        elif one < 85 and disk > 1060:
+        elif one <= 85 and disk >= 1053:
             assert why is None
         else:
             assert (why is None) == (before is None)

@@ -129,6 +129,25 @@ async def test_a_proof_begun_after_a_commit_shows_it(world):
         assert trust.client(name) is not None
 
 
+async def test_a_proof_counts_from_its_start(world):
+    """What is committed while a poll is under way, after it read, is younger than the proof."""
+    trust = world.trust()
+    await trust.poll()
+    real, committed = trust._call, []
+
+    async def overtaken(*args):
+        reply = await real(*args)
+        if not committed:
+            await world.clients.register_client("late", actor="system")
+            committed.append(clock.monotonic())
+        return reply
+
+    trust._call = overtaken
+    await trust.poll()
+    assert trust.client("late") is None
+    assert trust.proved_at < committed[0]
+
+
 async def test_every_command_is_followed(world, monkeypatch):
     """After each kind of change the follower's entries equal those of a fresh load."""
     monkeypatch.setattr("broker.events.user_commands.BCRYPT_COST", 4)
