@@ -13,6 +13,7 @@ from broker import clock
 from broker.domain import ids
 from broker.domain.message import Accepted
 from broker.domain.retry import RetryPolicy
+from broker.errors import LogUnavailable
 from broker.events import codec, connection
 from broker.events.appender import Appender, Draft
 from broker.events.client_commands import ClientCommands
@@ -118,7 +119,11 @@ class Rig:
         return (await look_up(self.redis, self.keys, [message_id]))[0]
 
     async def finished(self, messages: Sequence[bytes]) -> list[FinishedMessage] | None:
-        found = await look_up(self.redis, self.keys, list(messages))
+        try:
+            found = await look_up(self.redis, self.keys, list(messages))
+        except LogUnavailable:
+            # A connection from before a restart; the next look takes another.
+            return None
         return found if all(isinstance(one, FinishedMessage) for one in found) else None
 
     async def all_finished(self, messages: Sequence[bytes], within: float = 60.0) -> list[FinishedMessage]:

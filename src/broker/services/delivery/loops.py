@@ -46,7 +46,8 @@ class Loops:
         self._block_ms = BLOCK_MS if capacity.limit >= 2 * lanes else 50
 
     async def prepare(self) -> None:
-        """A worker without heartbeat counts as dead: beat before the first read."""
+        """Make the group where there is none yet, and beat: a worker without heartbeat counts as dead."""
+        await self._patience.insist(self._lane, "group", self._lane.log.ensure_group)
         await self.beat()
 
     async def read(self, redis: Redis, stop: asyncio.Event) -> None:
@@ -76,7 +77,8 @@ class Loops:
     async def beat(self) -> None:
         """One heartbeat; claims found lost are given up."""
         lane = self._lane
-        items = [item for item in lane.items.values() if not item.settling]
+        # Those being settled too: their script call may wait for Redis as well.
+        items = list(lane.items.values())
         claims = [item.claim for item in items]
         started = clock.monotonic()
         lost, repeated = await self._patience.insist(

@@ -24,6 +24,7 @@ class Patience:
     def __init__(self) -> None:
         self._away: dict[str, str] = {}
         self._said: str | None = None
+        self._back = asyncio.Event()
 
     @property
     def waits_for(self) -> str | None:
@@ -42,7 +43,7 @@ class Patience:
                 lane.steady_since = None
                 repeated = True
                 self._failed(name, type(error).__name__, str(error))
-                await asyncio.sleep(next(waits))
+                await lifecycle.sleep_or_stop(next(waits), self._back)
             except BaseException:
                 self._away.pop(name, None)
                 raise
@@ -69,6 +70,9 @@ class Patience:
     def _answered(self, name: str) -> None:
         if not self._away or self._away.pop(name, None) is None:
             return
+        # Whoever finds the log back tells the others, who may be waiting longer.
+        self._back.set()
+        self._back = asyncio.Event()
         if not self._away:
             self._said = None
             metrics.log_away().set(0)
