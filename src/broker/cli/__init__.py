@@ -9,7 +9,7 @@ from typing import NoReturn
 import click
 
 from broker.cli.registry import LazyGroup
-from broker.errors import BrokerError, SettingsError
+from broker.errors import BrokerError, Conflict, NotFound, SettingsError, ValidationError
 
 FAILED = 1
 USAGE = 2
@@ -70,6 +70,9 @@ def _fail(error: Exception, code: int) -> NoReturn:
     if os.environ.get("BROKER_DEBUG"):
         raise error
     text = str(error) if isinstance(error, BrokerError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, Conflict | NotFound | ValidationError) and error.detail:
+        # What is particular says it all; "There is no such thing." before it helps nobody.
+        text = error.detail
     if not isinstance(error, BrokerError):
         text += " (BROKER_DEBUG=1 shows where)"
     click.echo(f"Error: {text}", err=True)

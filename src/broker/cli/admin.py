@@ -1,0 +1,290 @@
+"""`client` and `user`: administration from a shell; it needs Redis and the keyring, nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import secrets
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from broker.cli.common import UserPath, json_option, print_json, with_settings
+from broker.errors import NotFound, ValidationError
+from broker.settings import Settings
+
+CHANNELS = ("inbox", "webhook", "simulated")
+SECRET_PREFIX = "whsec_"  # noqa: S105 - how Standard Webhooks marks a secret
+
+
+@click.group()
+def client() -> None:
+    """Producers and where their messages go."""
+
+
+@client.command()
+@click.argument("name")
+@click.option("--domain", help="A note of whose it is; travels with its messages.")
+@json_option
+@with_settings
+def register(settings: Settings, *, name: str, domain: str | None, as_json: bool) -> None:
+    """A new producer, with encryption keys of its own. `broker cert issue NAME` then lets it in.
+
+    NAME: 1 to 64 of a-z 0-9 . _ -, the first a letter or digit.
+    """
+    entry = asyncio.run(_client(settings, "register_client", name, domain))
+    if as_json:
+        print_json(entry)
+    else:
+        click.echo(f"Registered {name}. Next: broker cert issue {name}")
+
+
+@client.command("list")
+@json_option
+@with_settings
+def list_clients(settings: Settings, *, as_json: bool) -> None:
+    """Every producer, its route and its certificate."""
+    found = asyncio.run(_clients(settings))
+    if as_json:
+        print_json(found)
+        return
+    from broker.cli import tables
+
+    header = ("client", "status", "route", "target", "certificate", "domain")
+    default = f"{settings.default_channel} (default)"
+    tables.show(
+        header,
+        [
+            (
+                one["client_id"],
+                one["status"],
+                one["channel"] or default,
+                one["target"] or "",
+                (one["active_certificate"] or "none")[:16],
+                one["domain"] or "",
+            )
+            for one in found
+        ],
+    )
+
+
+@client.command()
+@click.argument("name")
+@click.argument("channel", type=click.Choice(CHANNELS))
+@click.argument("target", required=False)
+@click.option(
+    "--secret", help="The webhook's signing secret (whsec_…, or any text). Default: a new one, shown once."
+)
+@click.option(
+    "--secret-file",
+    type=UserPath(exists=True, dir_okay=False),
+    help="Read it here instead; keeps it off `ps`.",
+)
+@with_settings
+def route(
+    settings: Settings,
+    *,
+    name: str,
+    channel: str,
+    target: str | None,
+    secret: str | None,
+    secret_file: Path | None,
+) -> None:
+    """Send the client's messages elsewhere, from the next attempt on.
+
+    \b
+      broker client route shop inbox
+      broker client route shop webhook https://shop.example/hook --secret-file secret.txt
+      broker client route shop simulated success=0.9,permanent=0.02,delay=20ms
+    """  # noqa: D301 - click's mark
+    if secret is not None and secret_file is not None:
+        raise click.UsageError("Give --secret or --secret-file, not both.")
+    if channel != "webhook" and (secret is not None or secret_file is not None):
+        raise click.UsageError(f"The channel {channel} takes no secret.")
+    if channel == "webhook" and target is None:
+        raise click.UsageError("A webhook takes its URL.")
+    if channel == "inbox" and target is not None:
+        raise click.UsageError("The inbox takes no target.")
+    given = secret_file.read_text("utf-8").strip() if secret_file is not None else secret
+    made = None
+    if channel == "webhook" and given is None:
+        given = made = SECRET_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
+    _check_simulated(channel, target)
+    raw = None if given is None else secret_bytes(given)
+    asyncio.run(_client(settings, "change_route", name, channel, target, raw))
+    click.echo(f"Messages of {name} go to {channel}{f' {target}' if target else ''}.")
+    if made is not None:
+        click.echo(f"Signing secret, shown only now: {made}")
+
+
+def secret_bytes(text: str) -> bytes:
+    """The bytes of a signing secret: base64 after `whsec_`, else the text. Raises ValidationError."""
+    if not text:
+        raise ValidationError("secret", "must not be empty")
+    if not text.startswith(SECRET_PREFIX):
+        return text.encode()
+    try:
+        return base64.b64decode(text.removeprefix(SECRET_PREFIX), validate=True)
+    except binascii.Error:
+        raise ValidationError("secret", f"is not base64 after {SECRET_PREFIX}") from None
+
+
+def _check_simulated(channel: str, target: str | None) -> None:
+    from broker.services.delivery.channels import base, simulated
+
+    if channel == "simulated":
+        try:
+            simulated.parse(target)
+        except base.BadRoute as error:
+            raise ValidationError("target", str(error)) from error
+
+
+async def _client(settings: Settings, command: str, *args: Any) -> dict[str, Any]:
+    from broker.cli import opening
+
+    async with opening.administration(settings) as tools:
+        done = await getattr(tools.clients, command)(*args, actor=opening.ACTOR)
+        return _shown_client(done.value)
+
+
+async def _clients(settings: Settings) -> list[dict[str, Any]]:
+    from broker.cli import opening
+    from broker.events import directory
+
+    async with opening.log(settings) as (redis, keys):
+        return [_shown_client(entry) for entry in await directory.clients(redis, keys.control)]
+
+
+def _shown_client(entry: Any) -> dict[str, Any]:
+    """Without the secret, sealed as it is."""
+    names = ("client_id", "domain", "status", "channel", "target", "active_certificate")
+    return {name: getattr(entry, name) for name in names}
+
+
+@click.group()
+def user() -> None:
+    """People who sign in at the portal and the APIs: user (reads messages of clients), auditor, admin."""
+
+
+@user.command()
+@click.argument("email")
+@click.option("--role", type=click.Choice(("user", "auditor", "admin")), default="user", show_default=True)
+@click.option("--clients", default="", metavar="A,B", help="Whose messages the user sees.")
+@click.option(
+    "--password-stdin", is_flag=True, help="Read the password from stdin. Default: a new one, shown once."
+)
+@json_option
+@with_settings
+def create(
+    settings: Settings, *, email: str, role: str, clients: str, password_stdin: bool, as_json: bool
+) -> None:
+    """A person who may sign in."""
+    password = _password(stdin=password_stdin)
+    names = [name.strip() for name in clients.split(",") if name.strip()]
+    entry = asyncio.run(_user(settings, "create_user", email, password, role, names))
+    if as_json:
+        print_json(_shown_user(entry) | ({} if password_stdin else {"password": password}))
+        return
+    click.echo(f"Created {entry.email} as {entry.role}, id {entry.user_id}.")
+    if not password_stdin:
+        click.echo(f"Password, shown only now: {password}")
+
+
+@user.command("list")
+@json_option
+@with_settings
+def list_users(settings: Settings, *, as_json: bool) -> None:
+    """Everybody who may or might sign in."""
+    found = [_shown_user(entry) for entry in asyncio.run(_users(settings))]
+    if as_json:
+        print_json(found)
+        return
+    from broker.cli import tables
+
+    rows = [
+        (
+            one["email"],
+            one["role"],
+            "disabled" if one["disabled"] else "active",
+            ", ".join(one["client_ids"]),
+            one["user_id"],
+        )
+        for one in found
+    ]
+    tables.show(("e-mail", "role", "status", "clients", "id"), rows)
+
+
+@user.command("role")
+@click.argument("email")
+@click.argument("role", type=click.Choice(("user", "auditor", "admin")))
+@with_settings
+def change_role(settings: Settings, *, email: str, role: str) -> None:
+    """Give a user another role. The last admin stays one."""
+    entry = asyncio.run(_change(settings, "change_role", email, role))
+    click.echo(f"{entry.email} is {entry.role}.")
+
+
+@user.command()
+@click.argument("email")
+@click.option("--reason", help="Recorded in the history.")
+@with_settings
+def disable(settings: Settings, *, email: str, reason: str | None) -> None:
+    """End a user's sessions and let them in no more. The last admin stays."""
+    entry = asyncio.run(_change(settings, "disable_user", email, reason))
+    click.echo(f"{entry.email} is disabled.")
+
+
+@user.command("password")
+@click.argument("email")
+@click.option(
+    "--password-stdin", is_flag=True, help="Read the password from stdin. Default: a new one, shown once."
+)
+@with_settings
+def change_password(settings: Settings, *, email: str, password_stdin: bool) -> None:
+    """Set a user's password."""
+    password = _password(stdin=password_stdin)
+    entry = asyncio.run(_change(settings, "change_password", email, password))
+    click.echo(f"The password of {entry.email} is another.")
+    if not password_stdin:
+        click.echo(f"Password, shown only now: {password}")
+
+
+def _password(*, stdin: bool) -> str:
+    return sys.stdin.readline().rstrip("\r\n") if stdin else secrets.token_urlsafe(15)
+
+
+async def _user(settings: Settings, command: str, *args: Any) -> Any:
+    from broker.cli import opening
+
+    async with opening.administration(settings) as tools:
+        return (await getattr(tools.users, command)(*args, actor=opening.ACTOR)).value
+
+
+async def _change(settings: Settings, command: str, email: str, *args: Any) -> Any:
+    from broker.cli import opening
+    from broker.domain import users
+    from broker.events import directory
+
+    address = users.normalised_email(email)
+    async with opening.administration(settings) as tools:
+        for entry in await directory.users(tools.redis, tools.keys.control):
+            if address == entry.email:
+                done = await getattr(tools.users, command)(entry.user_id, *args, actor=opening.ACTOR)
+                return done.value
+    raise NotFound(f"There is no user {address}.")
+
+
+async def _users(settings: Settings) -> list[Any]:
+    from broker.cli import opening
+    from broker.events import directory
+
+    async with opening.log(settings) as (redis, keys):
+        return list(await directory.users(redis, keys.control))
+
+
+def _shown_user(entry: Any) -> dict[str, Any]:
+    names = ("user_id", "email", "role", "client_ids", "disabled")
+    return {name: getattr(entry, name) for name in names}

@@ -1,0 +1,219 @@
+"""`cert`: certificates of the private CA, from a shell on the machine that holds its key."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from broker.cli.common import UserPath, json_option, print_json, with_settings
+from broker.errors import NotFound
+from broker.settings import Settings
+
+if TYPE_CHECKING:
+    from broker.cli.issuing import Written
+    from broker.domain.certificates import CertificateEntry
+
+ROLES = ("producer", "gateway", "server", "worker", "internal")
+REASONS = (
+    "unspecified",
+    "key_compromise",
+    "affiliation_changed",
+    "superseded",
+    "cessation_of_operation",
+    "privilege_withdrawn",
+)
+
+_days = click.option("--days", type=int, default=365, show_default=True, help="Validity, 1 to 825.")
+_csr = click.option(
+    "--csr",
+    type=UserPath(exists=True, dir_okay=False),
+    help="A PEM signing request: its key stays with its owner. The certificate is written beside it.",
+)
+_out = click.option(
+    "--out",
+    type=UserPath(file_okay=False),
+    help="Write NAME.crt and NAME.key here. Default: certs/clients/NAME/client.*, services certs/services/.",
+)
+
+
+@click.group()
+def cert() -> None:
+    """Certificates: who may speak to the gateway and the server.
+
+    A certificate works as long as the registry says so: a revocation bites within a second, on open
+    connections too. The key of the CA lies in certs/ca.key.
+    """
+
+
+@cert.command()
+@click.argument("name")
+@click.option("--role", type=click.Choice(ROLES), default="producer", show_default=True)
+@_days
+@_csr
+@_out
+@json_option
+@with_settings
+def issue(settings: Settings, *, as_json: bool, **options: Any) -> None:
+    """A certificate for NAME: a registered client, or a process of a service.
+
+    \b
+      broker client register shop
+      broker cert issue shop
+      broker send --client shop --from +4915200000000 --body "Hello"
+
+    A client has one active certificate; `cert renew` replaces it without a gap.
+    """  # noqa: D301 - click's mark
+    _tell(asyncio.run(_issue(settings, options)), as_json=as_json)
+
+
+@cert.command()
+@click.argument("name")
+@click.option("--fingerprint", help="Which one is replaced; needed only where a service has several.")
+@_days
+@_csr
+@_out
+@json_option
+@with_settings
+def renew(settings: Settings, *, as_json: bool, fingerprint: str | None, **options: Any) -> None:
+    """Replace NAME's certificate; the old one works for another day."""
+    _tell(asyncio.run(_renew(settings, fingerprint, options)), as_json=as_json)
+
+
+@cert.command()
+@click.argument("name", required=False)
+@click.option("--serial", help="This certificate only; hex.")
+@click.option("--fingerprint", help="This certificate only; SHA-256 in hex.")
+@click.option(
+    "--reason", type=click.Choice(REASONS), required=True, help="Recorded, and in the revocation list."
+)
+@json_option
+@with_settings
+def revoke(
+    settings: Settings,
+    *,
+    name: str | None,
+    serial: str | None,
+    fingerprint: str | None,
+    reason: str,
+    as_json: bool,
+) -> None:
+    """Refuse all certificates of NAME from now on, or one of them. Again changes nothing."""
+    if sum(given is not None for given in (name, serial, fingerprint)) != 1:
+        raise click.UsageError("Give exactly one of NAME, --serial and --fingerprint.")
+    which = {"client_id": name, "serial": _hex(serial, strip="0"), "fingerprint": _hex(fingerprint)}
+    closed = asyncio.run(_revoke(settings, which, reason))
+    if as_json:
+        from broker.cli.issuing import plain
+
+        print_json([plain(entry) for entry in closed])
+        return
+    for entry in closed:
+        click.echo(f"Revoked {entry.client_id}, serial {entry.serial}: {reason}.")
+    if not closed:
+        click.echo("Revoked already.")
+
+
+@cert.command("list")
+@click.option("--client", "name", metavar="NAME", help="Those of this client or service only.")
+@click.option("--active", is_flag=True, help="Without those that are revoked, superseded or expired.")
+@json_option
+@with_settings
+def list_(settings: Settings, *, name: str | None, active: bool, as_json: bool) -> None:
+    """Every certificate that was issued, and whether it works."""
+    from broker.cli.issuing import plain
+
+    found = [plain(entry) for entry in asyncio.run(_list(settings))]
+    found = [
+        one for one in found if name in {None, one["name"]} and (not active or one["status"] == "active")
+    ]
+    if as_json:
+        print_json(found)
+    else:
+        _table(found)
+
+
+async def _issue(settings: Settings, options: dict[str, Any]) -> Written:
+    from broker.cli import issuing, opening
+
+    request = issuing.Request(**options)
+    async with opening.administration(settings) as tools:
+        try:
+            return await issuing.issue(tools, request)
+        except NotFound as error:
+            if request.role == "producer" and "client" in error.detail:
+                raise NotFound(f"{error.detail} `broker client register {request.name}` makes it.") from error
+            raise
+
+
+async def _renew(settings: Settings, fingerprint: str | None, options: dict[str, Any]) -> Written:
+    from broker.cli import issuing, opening
+    from broker.events import directory
+
+    async with opening.administration(settings) as tools:
+        known = await directory.certificates(tools.redis, tools.keys.control)
+        roles = {one.role for one in known if one.client_id == options["name"] and one.status == "active"}
+        if not roles:
+            raise NotFound(f"{options['name']} has no certificate to renew; `broker cert issue` makes one.")
+        request = issuing.Request(**options, role=roles.pop())
+        return await issuing.issue(tools, request, renew=True, replaces=_hex(fingerprint))
+
+
+async def _revoke(
+    settings: Settings, which: dict[str, str | None], reason: str
+) -> tuple[CertificateEntry, ...]:
+    from broker.cli import opening
+
+    async with opening.administration(settings) as tools:
+        done = await tools.certificates.revoke_certificate(**which, reason=reason, actor=opening.ACTOR)
+        return done.value
+
+
+async def _list(settings: Settings) -> list[CertificateEntry]:
+    from broker.cli import opening
+    from broker.events import directory
+
+    async with opening.log(settings) as (redis, keys):
+        return await directory.certificates(redis, keys.control)
+
+
+def _hex(value: str | None, strip: str = "") -> str | None:
+    """Hex as tools print it (`AB:CD`) in the registry's spelling."""
+    return None if value is None else value.replace(":", "").lower().lstrip(strip or " ")
+
+
+def _tell(written: Written, *, as_json: bool) -> None:
+    if as_json:
+        print_json(written)
+        return
+    click.echo(f"Issued for {written.client_id} as {written.role}, good until {written.expires_at}.")
+    rows = {"certificate": written.certificate, "key": written.private_key, "ca": written.ca}
+    rows |= {"serial": written.serial, "fingerprint": written.fingerprint}
+    for name, value in rows.items():
+        if value is not None:
+            click.echo(f"  {name:<12} {_near(value) if '/' in value else value}")
+
+
+def _near(path: str) -> str:
+    absolute, here = Path(path).absolute(), Path.cwd()
+    return str(absolute.relative_to(here)) if absolute.is_relative_to(here) else str(absolute)
+
+
+def _table(found: list[dict[str, Any]]) -> None:
+    from broker.cli import tables
+
+    colours = {"active": "green", "revoked": "red", "expired": "red"}
+    rows = [
+        (
+            one["name"],
+            one["role"],
+            click.style(one["status"], fg=colours.get(one["status"], "yellow")),
+            one["expires_at"][:10],
+            one["serial"],
+            one["reason"] or "",
+        )
+        for one in found
+    ]
+    tables.show(("name", "role", "status", "expires", "serial", "reason"), rows)
