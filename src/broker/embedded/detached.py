@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -101,4 +102,5 @@ def _said(output: Path, offset: int) -> str:
     with output.open("rb") as file:
         file.seek(offset)
         text = file.read().decode("utf-8", "replace").strip()
-    return text.rpartition("Error: ")[2].removeprefix(EmbeddedError("").message).strip()
+    # At the start of a line: a process's last words, quoted below, may hold another one.
+    return re.split(r"^Error: ", text, flags=re.MULTILINE)[-1].removeprefix(EmbeddedError("").message).strip()
