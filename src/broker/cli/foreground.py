@@ -81,8 +81,15 @@ class Screen:
 
     def log(self, text: str) -> None:
         """A line of the log: all once everything runs, before that only what is wrong."""
-        if self._following or " warning " in text or " error " in text:
+        if not (self._following or " warning " in text or " error " in text):
+            return
+        if self._status is None:
             click.echo(text, err=True)
+        else:
+            from rich.text import Text
+
+            # Above the spinner, not into its line.
+            self._console.print(Text.from_ansi(text))
 
     def close(self) -> None:
         self._done()
