@@ -32,6 +32,10 @@ class Submission(msgspec.Struct, frozen=True):
     metadata: dict[str, Any] | None = None
     idempotency_key: str | None = None
 
+    def __repr__(self) -> str:
+        """Nothing of it: a traceback may be logged."""
+        return "<Submission>"
+
 
 def sender_number(value: str, field: str = "sender_number") -> str:
     """An E.164 number: `+`, then 7 to 15 digits, the first not 0 (ITU-T E.164)."""
