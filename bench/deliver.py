@@ -2,7 +2,8 @@
 
     .venv/bin/python bench/deliver.py [--messages 50000] [--concurrency 1024] [--profile]
 
-An own Valkey (`appendfsync always`) is filled first; the clock runs from the worker's start to the last outcome.
+An own Valkey (`appendfsync always`) is filled first; the clock runs from the start of the worker to the last
+outcome.
 Prints one JSON object.
 """
 

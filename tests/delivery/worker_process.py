@@ -65,7 +65,8 @@ async def main(options: dict) -> None:
         channels={"simulated": Journal(options["journal"])},
         limits=msgspec.structs.replace(limits, retry=RetryPolicy(interval=0.05)),
     )
-    print("ready", flush=True)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
     await worker.run(stop)
     await following
     await redis.aclose()
