@@ -24,7 +24,6 @@ COMMANDS: dict[str, Entry] = {
     "send": Entry("send", "send", "Submit messages over mTLS and follow them."),
     "demo": Entry("demo", "demo", "A short guided run on `up`."),
     "events": Entry("history", "events", "Read and verify the history."),
-    "export": Entry("history", "export", "Export the history."),
     "streams": Entry("streams", "streams", "The log: state and repair."),
     "projection": Entry("projection", "projection", "Read models: list, lag, rebuild."),
     "user": Entry("admin", "user", "Users of the portal and the APIs."),
