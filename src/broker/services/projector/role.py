@@ -8,7 +8,7 @@ import secrets
 import socket
 from collections.abc import Callable, Mapping, Sequence
 
-from broker.errors import LogUnavailable
+from broker.errors import LogUnavailable, StoreUnavailable
 from broker.events.connection import Redis
 from broker.events.feed import Feed
 from broker.events.keys import LogKeys
@@ -46,6 +46,7 @@ class Projector:
         self._keys = keys
         self._store = store
         self._exporter = metrics.Exporter()
+        self._database_answers = True
         # Unique per process start: after a restart, the old lease is another's.
         self.owner = owner or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         wanted = catalog.projections() if projections is None else projections
@@ -93,6 +94,9 @@ class Projector:
                 # The drivers' words name addresses; those are for the log.
                 detail = status.detail if status.state is State.REFUSED else str(status.state)
                 found[name] = Check(ok=False, detail=detail)
+        if not self._database_answers:
+            # An idle owner would notice with the next event only.
+            found["mysql"] = Check(ok=False, detail=str(State.NO_MYSQL))
         started = not any(runner.status.state is State.STARTING for runner in self.runners)
         found["streams"] = Check(ok=started, detail="" if started else "not all streams were looked at yet")
         halted = [
@@ -105,8 +109,14 @@ class Projector:
         return found
 
     async def _watch(self, stop: asyncio.Event) -> None:
-        """Measure the lag and export the metrics, every second."""
+        """Measure the lag, ask the database, and export the metrics, every second."""
         while not stop.is_set():
+            try:
+                await self._store.ping()
+            except StoreUnavailable:
+                self._database_answers = False
+            else:
+                self._database_answers = True
             for runner, keys in zip(self.runners, self._keys.streams, strict=True):
                 if at := runner.checkpoints():
                     try:
