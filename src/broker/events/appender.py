@@ -284,5 +284,5 @@ def _results(partition: PartitionKeys, drafts: Sequence[Draft], reply: bytes) ->
         if position is None:
             raise LogUnavailable("The log's reply names no position.")
         results.append(Appended(draft.message_id, position, draft.queued_at))
-        position = position._replace(seq=position.seq + 1)
+        position = Position(position.stream, position.ms, position.seq + 1)
     return results

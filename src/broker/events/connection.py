@@ -15,6 +15,7 @@ import redis.asyncio as aioredis
 from redis import exceptions as redis_errors
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.connection import HiredisRespSerializer
 
 from broker.errors import BrokerError, LeaseLost, LogFull, LogRefused, LogUnavailable
 
@@ -23,6 +24,16 @@ Redis = aioredis.Redis
 
 BLOCK_MS = 1000
 """How long a blocking read blocks; well below every socket time-out."""
+
+
+class _Packing:
+    """Packs commands in C: redis-py's asynchronous connections do it in Python, three times slower."""
+
+    _serializer = HiredisRespSerializer()
+
+    def pack_command(self, *args: Any) -> list[bytes]:
+        packed: list[bytes] = self._serializer.pack(*args)
+        return packed
 
 
 def connect(url: str, *, timeout: float = 5.0, pool: int = 64) -> Redis:
@@ -35,6 +46,8 @@ def connect(url: str, *, timeout: float = 5.0, pool: int = 64) -> Redis:
         max_connections=pool,
         health_check_interval=0,
     )
+    made = client.connection_pool
+    made.connection_class = type("Connection", (_Packing, made.connection_class), {})
     return client
 
 
