@@ -23,6 +23,8 @@ from broker.web import tls
 
 MESSAGES: Final = "/api/v1/messages"
 MAX_BATCH: Final = 1000
+EXAMINE_SECONDS: Final = 2.0
+"""So long a server may take to say that it does not like our certificate."""
 
 _LATER: Final = frozenset({429, 502, 503, 504})
 """Answers after which the same request may be taken."""
@@ -125,9 +127,12 @@ class Client:
     ) -> None:
         """`retry_for`: how long an unanswered request is repeated. `waiting` is told why, each time."""
         self.url = url
+        self._context = context
         self._retry_for = retry_for
         self._waiting = waiting
         self._reached = False
+        self._closed = 0
+        """How often in a row the server closed a silent connection."""
         self._http = httpx.AsyncClient(
             base_url=url,
             verify=context,
@@ -216,6 +221,8 @@ class Client:
                 answer = await self._http.request(method, path, content=body, headers=headers)
             except httpx.TransportError as error:
                 reason = self._failure(error)
+                if not self._reached:
+                    await self._examine()
             else:
                 self._reached = True
                 if answer.is_success:
@@ -229,14 +236,41 @@ class Client:
             self._waiting(reason)
             await asyncio.sleep(wait)
 
+    async def _examine(self) -> None:
+        """Raises Untrusted when the server refused our certificate twice: once might be a restart.
+
+        With TLS 1.3 it judges after our side of the handshake is done and the request on its way; all that
+        comes back is a closed connection, at best with an alert. So listen without saying anything.
+        """
+        url = httpx.URL(self.url)
+        reason = "the server closes the connection after the handshake"
+        try:
+            async with asyncio.timeout(EXAMINE_SECONDS):
+                reader, writer = await asyncio.open_connection(url.host, url.port or 443, ssl=self._context)
+                try:
+                    await reader.read(1)
+                except ssl.SSLError as error:
+                    reason = str(error)
+                except ConnectionError:
+                    pass
+                finally:
+                    writer.transport.abort()
+        except (OSError, TimeoutError):
+            # It listens to us, or is not there; neither says anything about the certificate.
+            self._closed = 0
+            return
+        self._closed += 1
+        if self._closed > 1:
+            raise self._untrusted(reason)
+
+    def _untrusted(self, text: str) -> Untrusted:
+        return Untrusted(f"{self.url}: {text}. Are the certificates and ca.crt of this installation?")
+
     def _failure(self, error: httpx.TransportError) -> str:
         """Why there was no answer. Raises for what another try would not change."""
         text = str(error) or type(error).__name__
         if isinstance(error.__cause__, ssl.SSLError) or "SSL" in text or "CERTIFICATE" in text:
-            # With TLS 1.3 the server judges our certificate after our side of the handshake is done.
-            raise Untrusted(
-                f"{self.url}: {text}. Are the certificates and ca.crt of this installation?"
-            ) from error
+            raise self._untrusted(text) from error
         if isinstance(error, httpx.ConnectError) and not self._reached:
             raise Unreachable(f"Nothing listens on {self.url}: is `broker up` running?") from error
         return f"{self.url}: {text}"
