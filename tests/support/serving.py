@@ -59,6 +59,8 @@ class Raw:
     async def send(self, data: bytes) -> None:
         self.writer.write(data)
         await self.writer.drain()
+        # On a connection just reset `drain` returns without a turn of the loop, which would then never learn of it.
+        await asyncio.sleep(0)
 
     async def answer(self) -> Answered:
         """The next response, by its Content-Length."""
