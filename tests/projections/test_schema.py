@@ -78,14 +78,10 @@ def test_each_revision_is_one_statement():
         assert upgrade.count("op.execute") == 1, file.name
 
 
-@pytest.mark.parametrize(
-    "url",
-    ["mysql://u:p@127.0.0.1:1/message_system", "mysql://u:p@localhost/x?unix_socket=/nowhere/sock"],
-)
-def test_database_that_is_away(url):
+def test_database_that_is_away():
     """An unreachable database is a clear error."""
     with pytest.raises(StoreUnavailable):
-        schema.migrate(url)
+        schema.migrate("mysql://u:p@127.0.0.1:1/message_system")
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,23 @@ GENESIS: Final = bytes(32)
 
 def link(previous: bytes, entry: Stored) -> bytes:
     """The hash of `entry` after `previous` (32 bytes each)."""
-    parts = (str(entry.position).encode(), entry.tag.encode(), entry.subject, entry.envelope, entry.data)
-    digest = hashlib.sha256(previous)
-    for part in parts:
-        digest.update(len(part).to_bytes(4, "big"))
-        digest.update(part)
-    return digest.digest()
+    tag, subject, envelope, data = entry.tag.encode(), entry.subject, entry.envelope, entry.data
+    position = str(entry.position).encode()
+    # One update instead of ten: the projector links every event there is.
+    return hashlib.sha256(
+        b"".join(
+            (
+                previous,
+                len(position).to_bytes(4, "big"),
+                position,
+                len(tag).to_bytes(4, "big"),
+                tag,
+                len(subject).to_bytes(4, "big"),
+                subject,
+                len(envelope).to_bytes(4, "big"),
+                envelope,
+                len(data).to_bytes(4, "big"),
+                data,
+            )
+        )
+    ).digest()

@@ -36,9 +36,9 @@ class AttemptsFold:
             return
         position, envelope = item.position, item.envelope
         self._rows.append(
-            f"('{ids.text(item.subject)}',{position.ms},{position.seq},{sql.text(event.client_id)},"
-            f"{event.cycle},{event.attempt},{sql.stamp(envelope.at)},{sql.text(envelope.actor)},"
-            f"{sql.text(event.channel)},{int(event.succeeded)},{event.latency_ms},{sql.literal(event.code)},"
+            f"('{ids.text(item.subject)}',{position.ms},{position.seq},{sql.name(event.client_id)},"
+            f"{event.cycle},{event.attempt},{sql.stamp(envelope.at)},{sql.name(envelope.actor)},"
+            f"{sql.name(event.channel)},{int(event.succeeded)},{event.latency_ms},{sql.literal(event.code)},"
             f"{sql.text(base.clip(event.error))})"
         )
 

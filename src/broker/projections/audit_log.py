@@ -40,6 +40,7 @@ class AuditFold:
     def __init__(self, stream: str, state: bytes | None) -> None:
         self._stream = stream
         self._head = state or chain.GENESIS
+        self._head_hex = self._head.hex()
         self._messages = base.is_partition(stream)
         self._rows: list[str] = []
 
@@ -49,13 +50,19 @@ class AuditFold:
         client = getattr(item.event, "client_id", None)
         subject = f"'{_message(item)}'" if self._messages else sql.text(item.subject.decode("utf-8"))
         head = chain.link(self._head, stored)
+        head_hex = head.hex()
+        correlation = envelope.correlation
+        if correlation is not None and len(correlation) == 16:
+            correlation_id = f"'{correlation.hex()}'"
+        else:
+            correlation_id = sql.text(envelope.correlation_id)
         self._rows.append(
             f"('{self._stream}',{item.position.ms},{item.position.seq},'{kind}',{version},"
-            f"{sql.stamp(envelope.at)},{sql.text(envelope.actor)},{sql.text(envelope.correlation_id)},"
-            f"{sql.text(envelope.causation)},{subject},{sql.text(client)},x'{stored.data.hex()}',"
-            f"x'{stored.envelope.hex()}',x'{head.hex()}',x'{self._head.hex()}')"
+            f"{sql.stamp(envelope.at)},{sql.name(envelope.actor)},{correlation_id},"
+            f"{sql.text(envelope.causation)},{subject},{sql.name(client)},x'{stored.data.hex()}',"
+            f"x'{stored.envelope.hex()}',x'{head_hex}',x'{self._head_hex}')"
         )
-        self._head = head
+        self._head, self._head_hex = head, head_hex
 
     def finish(self) -> Folded:
         return Folded([sql.Insert("audit_log", COLUMNS, self._rows)], self._head)

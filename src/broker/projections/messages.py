@@ -111,7 +111,7 @@ class MessagesFold:
     def _submitted(self, item: Item, event: types.MessageSubmitted) -> dict[str, str]:
         ms, seq = str(item.position.ms), str(item.position.seq)
         row = _FRESH.copy()
-        row["client_id"] = sql.text(event.client_id)
+        row["client_id"] = sql.name(event.client_id)
         row["sender_number_hashed"] = f"'{event.number_hash.hex()}'"
         row["encrypted_body"] = f"x'{event.sealed.hex()}'"
         row["queued_at"] = sql.stamp(item.envelope.at)

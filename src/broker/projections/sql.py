@@ -28,6 +28,10 @@ def text(value: str | None) -> str:
     return f"'{value.translate(_ESCAPES)}'"
 
 
+name = lru_cache(maxsize=16_384)(text)
+"""As `text`, remembered: for clients, actors and others that come again and again."""
+
+
 def blob(value: bytes | None) -> str:
     """A binary literal."""
     return "NULL" if value is None else f"x'{value.hex()}'"
