@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from broker.cli.common import json_option, with_settings
-from broker.errors import NotFound
+from broker.errors import LogUnavailable, NotFound
 from broker.settings import Settings
 
 if TYPE_CHECKING:
@@ -182,8 +182,8 @@ async def _follow(reader: _Reader, ends: Ends, wanted: _Wanted, display: Show) -
             display(chained.Chained(entry, digest, previous))
 
 
-def _away(error: Exception) -> None:
-    click.echo(f"Redis is away, reading goes on when it is back: {error}", err=True)
+def _away(error: LogUnavailable) -> None:
+    click.echo(f"Redis is away ({error.detail}); reading goes on when it is back.", err=True)
 
 
 class _Wanted:

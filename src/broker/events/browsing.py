@@ -86,10 +86,17 @@ async def follow(
     While Redis is away `waiting` is called once a stretch, and reading goes on where it stood.
     """
     queue: asyncio.Queue[Stored | BaseException] = asyncio.Queue(PAGE)
+    away: set[str] = set()
+
+    def lost(stream: str, error: LogUnavailable) -> None:
+        # All streams lie in one Redis, or nearly: one word is enough for all of them.
+        if not away:
+            waiting(error)
+        away.add(stream)
 
     async def read(stream: StreamKeys, position: Position) -> None:
         try:
-            await _read_on(redis, stream, position, queue, waiting)
+            await _read_on(redis, stream, position, queue, lost=lost, found=away.discard)
         except Exception as error:  # noqa: BLE001 - raised to the reader of the queue
             await queue.put(error)
 
@@ -114,21 +121,20 @@ async def _read_on(
     stream: StreamKeys,
     position: Position,
     queue: asyncio.Queue[Stored | BaseException],
-    waiting: Callable[[LogUnavailable], None],
+    *,
+    lost: Callable[[str, LogUnavailable], None],
+    found: Callable[[str], None],
 ) -> None:
     pauses = lifecycle.backoff()
-    away = False
     while True:
         try:
             reply = await call(redis.xread({stream.events: position.entry_id}, count=PAGE, block=BLOCK_MS))
         except LogUnavailable as error:
-            if not away:
-                waiting(error)
-            away = True
+            lost(stream.stream, error)
             await asyncio.sleep(next(pauses))
             continue
-        if away:
-            away, pauses = False, lifecycle.backoff()
+        found(stream.stream)
+        pauses = lifecycle.backoff()
         for _, entries in _pairs(reply):
             for entry in _entries(stream, entries):
                 await queue.put(entry)
