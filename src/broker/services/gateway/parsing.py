@@ -65,7 +65,7 @@ def batch(raw: bytes, *, lines: bool) -> list[Submission | Problem]:
         documents = body.split_ndjson(raw, MAX_BATCH)
         found = [_line(document) for document in documents]
     else:
-        messages = _batch.decode(raw).messages
+        messages = _batch.convert(body.parse(raw)).messages
         if len(messages) > MAX_BATCH:
             raise body.invalid([Detail("messages", f"takes 1 to {MAX_BATCH} messages, has {len(messages)}")])
         found = [_entry(value) for value in messages]
