@@ -1,6 +1,6 @@
-"""Everything at once, through `up`: submitted over mTLS → delivered → in MySQL and audit_log, load generator included.
+"""Everything at once, through `up`: mTLS → log → delivered → in MySQL and audit_log, load generated too.
 
-python bench/e2e.py [--messages 100000] [--batch 0|500] [--connections 64] [--rate 100 --rate-seconds 15] [--json]
+python bench/e2e.py [--messages 100000] [--batch 500] [--connections 64] [--rate 100 --rate-seconds 15]
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import loadgen
 PORTS = ("GATEWAY_PORT", "SERVER_PORT", "WORKER_METRICS_PORT", "PROJECTOR_METRICS_PORT")
 
 
-# -- The load generator, a process of its own ---------------------------------------------------------------
+# -- The load generator, a process of its own ------------------------------------------------------------
 
 
 class Counted(loadgen.Connection):
@@ -88,7 +88,7 @@ async def send_all(args: argparse.Namespace, context) -> dict:
 
 
 async def send_at_rate(args: argparse.Namespace, context) -> dict:
-    """Open loop: a request is due every 1/rate s, and its latency counts from then, so that stalls are not hidden."""
+    """Open loop: latency counts from when a request was due, so that stalls are not hidden."""
     due: dict[str, float] = {}
 
     async def one(pool: asyncio.Queue, at: float, number: int) -> None:
@@ -122,7 +122,7 @@ def quantiles(values: list[float]) -> dict[str, float]:
     } | {"max_ms": round(ordered[-1] * 1000, 1)}
 
 
-# -- The system and what is seen of it ------------------------------------------------------------------------
+# -- The system and what is seen of it -------------------------------------------------------------------
 
 
 class Watched:

@@ -16,7 +16,7 @@ SUPPORT = {"loadgen"}
 @click.argument("name", required=False)
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 def bench(name: str | None, options: tuple[str, ...]) -> None:
-    """Run the benchmark NAME with its OPTIONS (`broker bench e2e -- --help` shows them); without NAME, list them.
+    """Run the benchmark NAME with OPTIONS (`broker bench e2e -- --help` shows them); without NAME, list all.
 
     Figures of different runs say little on a shared machine: compare the ratios of one run.
     """
