@@ -10,9 +10,9 @@ from broker import clock
 from broker.domain import ids
 from broker.events import codec, envelope
 from broker.events.delivery_log import DeliveryLog, Settlement
-from broker.events.types import Delivered
+from broker.events.types import Delivered, MessageParked
 from support import log
-from support.calling import NUMBER
+from support.calling import NUMBER, Caller
 
 REGISTER = "/internal/messages/register"
 DELIVER = "/internal/messages/deliver"
@@ -130,6 +130,26 @@ async def test_a_batch_answers_each_delivery(world, internal, message):
     assert [r["status"] for r in results] == ["error", "delivered", "error", "delivered"]
     assert [r.get("error") for r in results] == ["not_found", None, "validation_error", None]
     assert results[1] == results[3]
+
+
+async def test_a_parked_message_is_still_compared(world, internal):
+    """Its ciphertext was moved out of the stream, which may be trimmed since: another body is a 409."""
+    request = {"client_id": "demo", "sender_number": NUMBER, "message_body": "hello"}
+    async with world.gateway() as gateway:
+        sent = {"sender_number": NUMBER, "message_body": "hello"}
+        message = (await Caller(gateway.port, world.contexts["demo"]).submit(sent)).json["message_id"]
+    worker, task = await claim(world, message)
+    parked = Settlement(
+        kind="park", message_id=task.claim.message_id, client_id="demo", cycle=1, attempt=1,
+        envelope=envelope.encode(clock.now_ms(), "worker:w1"), claim=task.claim,
+        event=MessageParked("demo", 1, 0, "for this test"),
+    )  # fmt: skip
+    assert await worker.settle([parked]) != [None]
+    await world.redis.xtrim(partition(world, message).events, maxlen=0, approximate=False)
+    assert (await internal.post(REGISTER, request | {"message_id": message})).status == 200
+    other = await internal.post(REGISTER, request | {"message_id": message, "message_body": "other"})
+    assert (other.status, other.json["error"]) == (409, "conflict")
+    assert (await internal.post(DELIVER, {"message_id": message, "worker_id": "w1"})).status == 200
 
 
 @pytest.mark.case("TC-M-003")

@@ -6,6 +6,8 @@ outcome records know the id. Beyond all of them lies only an id that is too old 
 
 from __future__ import annotations
 
+from typing import Any
+
 from broker import clock
 from broker.domain import ids
 from broker.domain.submission import Submission
@@ -31,7 +33,11 @@ _NOBODY = ""
 
 
 class Registration:
-    """Registers messages on behalf of clients."""
+    """Registers messages on behalf of clients.
+
+    Of a message that ended more than a day ago neither body nor `queued_at` is at hand: the client alone is
+    compared, and the time in the id is answered.
+    """
 
     def __init__(self, redis: Redis, keys: LogKeys, sealer: Sealer, acceptance: Acceptance) -> None:
         self._redis = redis
@@ -67,9 +73,9 @@ class Registration:
             raise Conflict("This id is another message's.")
         message_id = known.message_id
         partition = self._keys.partitions[ids.partition(message_id)]
-        record = await call(self._redis.get(partition.idempotency(key)))
+        record: Any = await call(self._redis.get(partition.idempotency(key)))
         if record is not None:
-            used_for, _, _, queued_at = bytes(record).split(b"|")
+            used_for, _, _, queued_at = record.split(b"|")
             if bytes.fromhex(used_for.decode()) != self._sealer.request_hash(origin.client_id, plain):
                 raise Conflict("This id is another message's.")
             return Appended(message_id, start(partition.stream), int(queued_at), replayed=True)
@@ -83,18 +89,18 @@ class Registration:
         """Milliseconds at which it was submitted, where its event is at hand. Raises Conflict."""
         partition = self._keys.partitions[ids.partition(known.message_id)]
         entry = known.position.entry_id
-        found = await call(self._redis.xrange(partition.events, entry, entry))
+        found: Any = await call(self._redis.xrange(partition.events, entry, entry))
         at = None
         if found:
             fields = found[0][1]
             tag, data = fields[b"t"].decode(), fields[b"d"]
             at = envelope.decode(fields[b"m"]).at if tag.startswith("MessageSubmitted") else None
         else:
-            aside = await call(self._redis.hget(partition.bodies, known.message_id))  # type: ignore[arg-type]
+            aside: Any = await call(self._redis.hget(partition.bodies, known.message_id))
             if aside is None:
                 # It ended just now: as for every finished message, the client is all there is to compare.
                 return None
-            head, _, data = bytes(aside).partition(b"|")  # type: ignore[arg-type]
+            head, _, data = aside.partition(b"|")
             tag = head.decode()
         event = codec.decode(tag, data)
         if isinstance(event, MessageSubmitted | ResendRequested):

@@ -1,0 +1,73 @@
+"""Whatever is sent to the internal API, the answer is a 2xx or a 4xx, never a 500."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from support.calling import NUMBER, Caller
+from support.serving import connection
+
+leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=40)
+values = st.recursive(
+    leaves,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+)
+ids = st.uuids(version=4).map(str) | st.uuids().map(lambda u: str(u)[:14] + "7" + str(u)[15:]) | values
+register = st.fixed_dictionaries(
+    {
+        "client_id": st.just("demo") | values,
+        "sender_number": st.just(NUMBER) | values,
+        "message_body": st.text(),
+    },
+    optional={
+        "message_id": ids,
+        "queued_at": st.datetimes().map(str) | values,
+        "domain": values,
+        "x": values,
+    },
+)
+delivery = st.fixed_dictionaries(
+    {"message_id": ids, "worker_id": st.just("w1") | values},
+    optional={"claim": values, "cycle": values, "attempt": values},
+)
+status = st.fixed_dictionaries(
+    {"message_id": ids, "status": st.sampled_from(["queued", "delivered", "failed"]) | values},
+    optional={"attempt_count": values, "error_message": values},
+)
+PATHS = {
+    "/internal/messages/register": register | values,
+    "/internal/messages/deliver": delivery
+    | st.fixed_dictionaries({"deliveries": st.lists(delivery)})
+    | values,
+    "/internal/messages/status": status | values,
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_bodies(world, server, path):
+    """Out of anything, as careless programs write JSON."""
+    # Hypothesis calls plain functions, and the server runs on this loop: examples first, requests after.
+    bodies: list[bytes] = []
+
+    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(PATHS[path].map(lambda value: json.dumps(value).encode()) | st.binary(max_size=50))
+    def collect(body: bytes) -> None:
+        bodies.append(body)
+
+    collect()
+    caller = Caller(server.port, world.contexts["internal"])
+    async with connection(server.port, world.contexts["internal"]) as raw:
+        for body in bodies:
+            answer = await caller.post(path, body, raw=raw)
+            assert answer.status in {200, 400, 404, 409}, (answer.status, answer.body, body)
+
+
+@pytest.mark.parametrize("message", ["x", "%00", "..%2f..", "01890000-0000-7000-8000-0000000000ff"])
+async def test_paths(internal, message):
+    """A path that names no message."""
+    answer = await internal.request("PUT", f"/internal/messages/{message}/status", {"status": "failed"})
+    assert answer.status in {400, 404}
