@@ -29,6 +29,7 @@ from broker.events.scripting import Arg, Script
 from broker.telemetry import get_logger
 
 log = get_logger(__name__)
+_pack = msgspec.msgpack.Encoder().encode
 
 _group = Script("group", allow_oom=True)
 _admit = Script("admit", allow_oom=True)
@@ -44,12 +45,19 @@ _HANDLED = frozenset({"MessageSubmitted", "DeliveryDue", "ResendRequested"})
 class Claim(msgspec.Struct, frozen=True):
     """A pending entry that this consumer holds. `count` is its delivery count: the fence."""
 
-    position: Position
+    stream: str
+    entry: str
+    """The entry's id in its stream."""
     message_id: bytes
     event: types.Event | None
     """None for an entry that stands for no attempt; such entries are only acknowledged."""
     count: int
     crashes: int = 0
+
+    @property
+    def position(self) -> Position:
+        """Of the entry."""
+        return at(self.stream, self.entry)
 
     @property
     def cycle_and_attempt(self) -> tuple[int, int]:
@@ -135,12 +143,10 @@ class DeliveryLog:
 
     async def admit(self, claims: Sequence[Claim]) -> list[Task]:
         """The claims that stand for an attempt to make now; all others are acknowledged."""
-        others = [c for c in claims if c.event is None]
-        candidates = [c for c in claims if c.event is not None]
-        args: list[Arg] = [self._incarnation, self._group, len(others)]
-        args += [c.position.entry_id for c in others]
-        for claim in candidates:
-            args += (claim.position.entry_id, claim.message_id, *claim.cycle_and_attempt)
+        others = [claim.entry for claim in claims if claim.event is None]
+        candidates = [claim for claim in claims if claim.event is not None]
+        named = [(claim.entry, _raw(claim.message_id), *claim.cycle_and_attempt) for claim in candidates]
+        args: list[Arg] = [self._incarnation, self._group, _pack(others), _pack(named)]
         keys = self.partition
         replies = await _admit(self._redis, [keys.meta, keys.events, keys.open, keys.bodies], args)
         return [
@@ -151,19 +157,23 @@ class DeliveryLog:
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[Position | None]:
         """Write how attempts ended, each only if its claim and `open` still agree; None where they do not."""
+        stream = self.partition.stream
+        return [None if r is None else at(stream, r or b"0-0") for r in await self.commit(settlements)]
+
+    async def commit(self, settlements: Sequence[Settlement]) -> list[bytes | None]:
+        """As `settle`, answering entry ids as Redis writes them; empty for a drop."""
         done_keys = sorted(
             {self.partition.done(ids.created_ms(s.message_id)) for s in settlements if s.kind == "done"}
         )
-        args: list[Arg] = [self._incarnation, self._group, self.consumer, OUTCOME_TTL_MS]
-        for item in settlements:
-            args += _settle_args(item, self.partition, done_keys)
+        items = [_settle_item(item, self.partition, done_keys) for item in settlements]
+        args: list[Arg] = [self._incarnation, self._group, self.consumer, OUTCOME_TTL_MS, _pack(items)]
         keys = self.partition
-        replies = await _settle(
+        replies: list[bytes | None] = await _settle(
             self._redis,
             [keys.meta, keys.events, keys.open, keys.age, keys.due, keys.bodies, *done_keys],
             args,
         )
-        return [None if r is None else at(keys.stream, r or b"0-0") for r in replies]
+        return replies
 
     async def renew(self, claims: Sequence[Claim], alive_ms: int) -> set[str]:
         """Heartbeat, and keep `claims` from growing idle. Gives the entry ids of those that were lost."""
@@ -223,8 +233,8 @@ class DeliveryLog:
 
     def _claims(self, entries: Iterable[tuple[bytes, int, int, dict[bytes, bytes]]]) -> list[Claim]:
         claims: list[Claim] = []
+        stream = self.partition.stream
         for entry, count, crashes, fields in entries:
-            position = at(self.partition.stream, entry)
             tag = fields.get(b"t", b"").decode("utf-8", "replace")
             event = None
             if tag.partition(".")[0] in _HANDLED:
@@ -232,9 +242,9 @@ class DeliveryLog:
                     event = codec.decode(tag, fields[b"d"])
                 except UnknownEvent as error:
                     # Written by a newer version: left pending for a worker that can read it.
-                    log.error("entry_not_readable", position=str(position), reason=str(error))
+                    log.error("entry_not_readable", stream=stream, entry=entry.decode(), reason=str(error))
                     continue
-            claims.append(Claim(position, fields.get(b"s", b""), event, count, crashes))
+            claims.append(Claim(stream, entry.decode(), fields.get(b"s", b""), event, count, crashes))
         return claims
 
     def _task(self, claim: Claim, record: bytes, body: bytes | None) -> Task:
@@ -252,14 +262,26 @@ class DeliveryLog:
         return Task(claim, opened, sealed)
 
 
+def _raw(value: bytes) -> msgspec.Raw:
+    """Bytes as msgpack's string type: Redis' own msgpack reads no binaries."""
+    size = len(value)
+    if size < 32:
+        return msgspec.Raw((0xA0 | size).to_bytes(1, "big") + value)
+    if size < 256:
+        return msgspec.Raw(b"\xd9" + size.to_bytes(1, "big") + value)
+    if size < 65536:
+        return msgspec.Raw(b"\xda" + size.to_bytes(2, "big") + value)
+    return msgspec.Raw(b"\xdb" + size.to_bytes(4, "big") + value)
+
+
 def _claim_args(claims: Sequence[Claim]) -> list[Arg]:
     args: list[Arg] = []
     for claim in claims:
-        args += (claim.position.entry_id, claim.count)
+        args += (claim.entry, claim.count)
     return args
 
 
-def _settle_args(item: Settlement, partition: PartitionKeys, done_keys: list[str]) -> tuple[Arg, ...]:
+def _settle_item(item: Settlement, partition: PartitionKeys, done_keys: list[str]) -> tuple[Any, ...]:
     claim, index, record = item.claim, 0, ""
     if item.kind == "done":
         if item.outcome is None:
@@ -270,17 +292,17 @@ def _settle_args(item: Settlement, partition: PartitionKeys, done_keys: list[str
         attempts = made if item.attempted is None else made + 1
         record = outcome_record(item.outcome, item.cycle, attempts, item.at_ms, item.client_id)
     return (
-        claim.position.entry_id if claim else "",
+        claim.entry if claim else "",
         claim.count if claim else 0,
-        item.message_id,
+        _raw(item.message_id),
         item.cycle,
         item.attempt,
         item.kind,
         item.delay_ms,
         index,
         record,
-        item.envelope,
-        codec.encode(item.attempted) if item.attempted else b"",
+        _raw(item.envelope),
+        _raw(codec.encode(item.attempted)) if item.attempted else "",
         codec.tag_of(item.event) if item.event else "",
-        codec.encode(item.event) if item.event else b"",
+        _raw(codec.encode(item.event)) if item.event else "",
     )

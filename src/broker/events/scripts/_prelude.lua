@@ -68,3 +68,19 @@ local function move_body_aside(events, bodies, age, id, position)
   end
   redis.call('ZREM', age, id)
 end
+
+-- Call `each` with the elements of `list`, an even number of at most 1000 at a time: a call takes only so many.
+local function in_chunks(list, each)
+  for from = 1, #list, 1000 do each(unpack(list, from, math.min(from + 999, #list))) end
+end
+
+-- The values of these fields of a hash, by field; false where there is none.
+local function hash_values(key, fields)
+  local values = {}
+  for from = 1, #fields, 1000 do
+    local upto = math.min(from + 999, #fields)
+    local found = redis.call('HMGET', key, unpack(fields, from, upto))
+    for i = from, upto do values[fields[i]] = found[i - from + 1] end
+  end
+  return values
+end

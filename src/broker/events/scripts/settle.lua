@@ -1,7 +1,7 @@
 -- End attempts: the fenced script. What the claim or `open` does not bear out writes nothing.
 --
 -- KEYS  1 meta, 2 events, 3 open, 4 age, 5 due, 6 bodies, 7… outcome hashes (`done`)
--- ARGV  1 incarnation, 2 group, 3 consumer, 4 outcome hashes' expiry (ms), then per item 13:
+-- ARGV  1 incarnation, 2 group, 3 consumer, 4 outcome hashes' expiry (ms), 5 the items (msgpack), each an array of
 --       entry id ('' for a direct call without a claim), delivery count, message id, cycle, attempt, kind,
 --       delay (ms, kind retry), index of its outcome hash, its outcome record, envelope, data of DeliveryAttempted
 --       ('' if none), tag and data of the event that follows ('' if none)
@@ -11,63 +11,113 @@ local refused = check_incarnation()
 if refused then return refused end
 
 local events, group, consumer = KEYS[2], ARGV[2], ARGV[3]
+local items = cmsgpack.unpack(ARGV[5])
 local now = now_ms()
-local touched = {}
+-- What has no order to keep is written once for all items, at the end.
+local acknowledge, ended, outcomes = {}, {}, {}
 
-local function finish(id, index, record)
-  redis.call('HDEL', KEYS[3], id)
-  redis.call('ZREM', KEYS[4], id)
-  redis.call('ZREM', KEYS[5], id)
-  redis.call('HDEL', KEYS[6], id)
-  local done = KEYS[6 + index]
-  redis.call('HSET', done, id, record)
-  touched[done] = true
+local ids = {}
+for i, item in ipairs(items) do ids[i] = item[3] end
+local records = hash_values(KEYS[3], ids)
+
+-- This consumer's claims, read at once where there are many items: entry id → delivery count.
+local counts, complete = {}, false
+if #items >= 8 then
+  local most = 2 * #items + 100
+  local pending = redis.pcall('XPENDING', events, group, '-', '+', most, consumer)
+  complete = pending.err ~= nil or #pending < most
+  for _, claim in ipairs(pending) do counts[claim[1]] = claim[4] end
 end
 
-local function settle(base)
-  local entry, id = ARGV[base], ARGV[base + 2]
-  local cycle, attempt, kind = tonumber(ARGV[base + 3]), tonumber(ARGV[base + 4]), ARGV[base + 5]
-  if entry ~= '' and not holds_claim(events, group, consumer, entry, ARGV[base + 1]) then return false end
+local function holds(entry, count)
+  local known = counts[entry]
+  if known then return known == count end
+  return not complete and holds_claim(events, group, consumer, entry, count)
+end
+
+local function schedule(open, id, delay, last)
+  open.phase, open.due, open.cause, open.crashes = 'd', int(now + delay), last, 0
+  redis.call('ZADD', KEYS[5], open.due, id)
+end
+
+local function park(open, id, last)
+  move_body_aside(events, KEYS[6], KEYS[4], id, open.position)
+  redis.call('ZREM', KEYS[5], id)
+  open.phase, open.cause = 'p', last
+end
+
+local function settle(item)
+  local entry, count, id, cycle, attempt, kind = unpack(item, 1, 6)
+  local claimed = entry ~= ''
+  if claimed and not holds(entry, count) then return false end
   if kind == 'drop' then
-    redis.call('XACK', events, group, entry)
+    acknowledge[#acknowledge + 1] = entry
+    counts[entry] = 0
     return ''
   end
-  local open = parse_open(redis.call('HGET', KEYS[3], id))
-  local expected = open and open.cycle == cycle
-  if entry ~= '' then
-    expected = expected and open.phase == 'r' and open.attempt + 1 == attempt
-  else
-    expected = expected and open.attempt == attempt
+  local record = records[id]
+  local expected = false
+  if record then
+    local open_cycle, made, phase = string.match(record, '^[^|]*|(%d+)|(%d+)|(%a)|')
+    expected = tonumber(open_cycle) == cycle
+    if claimed then
+      expected = expected and phase == 'r' and tonumber(made) + 1 == attempt
+    else
+      expected = expected and tonumber(made) == attempt
+    end
   end
-  if not expected then
-    if entry ~= '' then redis.call('XACK', events, group, entry) end
-    return false
+  if claimed then
+    acknowledge[#acknowledge + 1] = entry
+    -- No second item of this call holds it.
+    counts[entry] = 0
   end
+  if not expected then return false end
 
-  local envelope, attempted, tag, data = ARGV[base + 9], ARGV[base + 10], ARGV[base + 11], ARGV[base + 12]
+  local envelope, attempted, tag, data = unpack(item, 10, 13)
   local last
   if attempted ~= '' then
     last = redis.call('XADD', events, '*', 't', 'DeliveryAttempted', 's', id, 'm', envelope, 'd', attempted)
-    open.attempt = open.attempt + 1
   end
   if tag ~= '' then last = redis.call('XADD', events, '*', 't', tag, 's', id, 'm', envelope, 'd', data) end
   if kind == 'done' then
-    finish(id, tonumber(ARGV[base + 7]), ARGV[base + 8])
-  elseif kind == 'retry' then
-    open.phase, open.due, open.cause, open.crashes = 'd', int(now + tonumber(ARGV[base + 6])), last, 0
-    redis.call('HSET', KEYS[3], id, format_open(open))
-    redis.call('ZADD', KEYS[5], open.due, id)
-  else
-    move_body_aside(events, KEYS[6], KEYS[4], id, open.position)
-    redis.call('ZREM', KEYS[5], id)
-    open.phase, open.cause = 'p', last
-    redis.call('HSET', KEYS[3], id, format_open(open))
+    records[id] = false
+    ended[#ended + 1] = id
+    local done = KEYS[6 + item[8]]
+    local pairs_of = outcomes[done] or {}
+    outcomes[done] = pairs_of
+    pairs_of[#pairs_of + 1] = id
+    pairs_of[#pairs_of + 1] = item[9]
+    return last
   end
-  if entry ~= '' then redis.call('XACK', events, group, entry) end
+  local open = parse_open(record)
+  if attempted ~= '' then open.attempt = open.attempt + 1 end
+  if kind == 'retry' then schedule(open, id, item[7], last) else park(open, id, last) end
+  records[id] = format_open(open)
+  redis.call('HSET', KEYS[3], id, records[id])
   return last
 end
 
-local reply = {}
-for base = 5, #ARGV, 13 do reply[#reply + 1] = settle(base) end
-for done in pairs(touched) do redis.call('PEXPIRE', done, ARGV[4]) end
+local reply, failure = {}, nil
+for i, item in ipairs(items) do
+  local ok, result = pcall(settle, item)
+  if not ok then
+    -- What the items before it have appended must not stay without its records.
+    failure = result
+    break
+  end
+  reply[i] = result
+end
+
+in_chunks(ended, function(...)
+  redis.call('HDEL', KEYS[3], ...)
+  redis.call('ZREM', KEYS[4], ...)
+  redis.call('ZREM', KEYS[5], ...)
+  redis.call('HDEL', KEYS[6], ...)
+end)
+for done, values in pairs(outcomes) do
+  in_chunks(values, function(...) redis.call('HSET', done, ...) end)
+  redis.call('PEXPIRE', done, ARGV[4])
+end
+in_chunks(acknowledge, function(...) redis.call('XACK', events, group, ...) end)
+if failure then return redis.error_reply('ERR settle: ' .. tostring(type(failure) == 'table' and failure.err or failure)) end
 return reply
