@@ -5,10 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from support.calling import Caller
 from support.pki import Pki
 from support.world import World
+
+
+def pytest_asyncio_loop_factories(config, item):
+    """The loop that the roles run on; the web layer's tests run on both."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture(scope="session")
