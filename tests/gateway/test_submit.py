@@ -214,3 +214,13 @@ async def test_a_stop_finishes_what_is_in_progress(world):
     taken = [a.json["message_id"] for a in answers if not isinstance(a, BaseException) and a.status == 202]
     assert taken
     assert set(taken) <= {ids.text(subject) for subject, _, _ in await submitted(world)}
+
+
+async def test_a_message_without_a_correlation_id_is_its_own_conversation(world, demo):
+    """The answer's header is the message's id, and so is the correlation id of its events."""
+    answer = await demo.submit()
+    named = answer.json["message_id"].replace("-", "")
+    assert answer.headers["x-correlation-id"] == named
+    ((subject, _, meta),) = await submitted(world)
+    assert meta.correlation is None
+    assert envelope.conversation(meta, subject) == named

@@ -37,6 +37,17 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Envelope)
 
 
+def conversation(envelope: Envelope, message_id: bytes | None) -> str | None:
+    """The correlation id of an event; `message_id` where it is about a message.
+
+    A message that came alone and without a correlation id is its own conversation, named by its id: that saves
+    half a hundred bytes of Redis a message.
+    """
+    if envelope.correlation is None and message_id is not None:
+        return message_id.hex()
+    return envelope.correlation_id
+
+
 def compact(correlation_id: str | None) -> bytes | None:
     """The stored form of a correlation id: 16 bytes for 32 lower-case hex digits, else `=` and the text."""
     if correlation_id is None:

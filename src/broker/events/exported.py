@@ -62,6 +62,7 @@ def export(stored: Stored, digest: bytes | None = None, previous: bytes | None =
     """
     envelope = _envelope(stored)
     name, _, version = stored.tag.partition(".")
+    about_message = stored.position.stream.isdigit()
     return ExportedLine(
         id=str(stored.position),
         stream=stored.position.stream,
@@ -69,7 +70,7 @@ def export(stored: Stored, digest: bytes | None = None, previous: bytes | None =
         version=int(version) if version.isdigit() else 1,
         at=clock.iso(envelope.at),
         actor=envelope.actor,
-        correlation_id=envelope.correlation_id,
+        correlation_id=envelopes.conversation(envelope, stored.subject if about_message else None),
         causation_id=envelope.causation,
         subject=subject_text(stored),
         data=data_of(stored),

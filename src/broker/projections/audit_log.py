@@ -12,6 +12,7 @@ from uuid import UUID
 from broker.domain import ids
 from broker.errors import UnknownEvent
 from broker.events import chain, upcasting
+from broker.events import envelope as envelopes
 from broker.events.codec import Stored
 from broker.events.positions import Position
 from broker.projections import base, sql
@@ -55,7 +56,8 @@ class AuditFold:
         if correlation is not None and len(correlation) == 16:
             correlation_id = f"'{correlation.hex()}'"
         else:
-            correlation_id = sql.text(envelope.correlation_id)
+            named = envelopes.conversation(envelope, stored.subject if self._messages else None)
+            correlation_id = sql.text(named)
         self._rows.append(
             f"('{self._stream}',{item.position.ms},{item.position.seq},'{kind}',{version},"
             f"{sql.stamp(envelope.at)},{sql.name(envelope.actor)},{correlation_id},"

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final
 
 from broker.domain import ids
 from broker.errors import UnknownEvent
-from broker.events import types
+from broker.events import envelope, types
 from broker.projections import base, sql
 from broker.projections.base import Folded, Item
 
@@ -119,8 +119,7 @@ class MessagesFold:
             row["domain"] = sql.text(base.clip(event.domain, 255))
         if event.certificate is not None:
             row["certificate"] = f"'{event.certificate.hex()}'"
-        if item.envelope.correlation is not None:
-            row["correlation_id"] = sql.text(item.envelope.correlation_id)
+        row["correlation_id"] = sql.text(envelope.conversation(item.envelope, item.subject))
         row["stream"] = f"'{self._stream}'"
         row["submitted_ms"] = row["changed_ms"] = ms
         row["submitted_seq"] = row["changed_seq"] = seq

@@ -20,9 +20,14 @@ def new_id() -> str:
     return f"{random.getrandbits(128):032x}"
 
 
-def of(given: bytes | None) -> str:
+def given(header: bytes | None) -> str | None:
+    """The correlation id that the header's value brings, None without an acceptable one."""
+    return None if header is None or _acceptable(header) is None else header.decode("ascii")
+
+
+def of(header: bytes | None) -> str:
     """The correlation id of a request whose header has this value."""
-    return new_id() if given is None or _acceptable(given) is None else given.decode("ascii")
+    return given(header) or new_id()
 
 
 class Correlation:
@@ -35,11 +40,11 @@ class Correlation:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = None
+        found = None
         for name, header in scope["headers"]:
             if name == _HEADER:
-                given = header
-        correlation_id = of(given)
+                found = header
+        correlation_id = of(found)
         value = correlation_id.encode()
 
         async def echo(message: Message) -> None:

@@ -102,17 +102,20 @@ class Submit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         start = perf_counter()
         headers = dict(scope["headers"])
-        correlation_id = correlation.of(headers.get(b"x-correlation-id"))
+        given = correlation.given(headers.get(b"x-correlation-id"))
+        correlation_id = given or correlation.new_id()
         telemetry.correlation.set(correlation_id)
         status = 499
         try:
-            content, extra = await self._take(scope, receive, headers, correlation_id)
+            message_id, content, extra = await self._take(scope, receive, headers, given)
         except ClientDisconnected:
             pass
         except Exception as error:  # noqa: BLE001 - the guard of this route
             status = await self._refuse(error, scope, receive, send, correlation_id)
         else:
             status = 202
+            # A message that came without a correlation id is its own conversation.
+            correlation_id = given or message_id
             await send(
                 {
                     "type": "http.response.start",
@@ -129,8 +132,9 @@ class Submit:
         self._count(status, perf_counter() - start)
 
     async def _take(
-        self, scope: Scope, receive: Receive, headers: dict[bytes, bytes], correlation_id: str
-    ) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+        self, scope: Scope, receive: Receive, headers: dict[bytes, bytes], correlation_id: str | None
+    ) -> tuple[str, bytes, list[tuple[bytes, bytes]]]:
+        """The message's id in hex, the body of the 202 and further headers."""
         identity, origin = self._entrance(scope, correlation_id)
         if headers.get(b"content-type") != b"application/json" or b"content-encoding" in headers:
             body.media_type(scope, (body.JSON,))
@@ -138,13 +142,13 @@ class Submit:
         raw = await body.read(scope, receive, parsing.MAX_MESSAGE_BYTES)
         plain = parsing.message(raw, None if key is None else key.decode("latin-1"))
         result = await self._acceptance.accept(origin, plain)
-        content = _encode(accepted(result, origin.client_id))
+        answer = accepted(result, origin.client_id)
         extra = []
         if isinstance(result, Appended) and result.replayed:
             extra.append((b"idempotent-replayed", b"true"))
         for name, value in self._entrance.limiter.headers(identity.fingerprint).items():
             extra.append((name.encode(), value.encode()))
-        return content, extra
+        return answer.message_id.replace("-", ""), _encode(answer), extra
 
     async def _refuse(
         self, error: Exception, scope: Scope, receive: Receive, send: Send, correlation_id: str
