@@ -133,7 +133,7 @@ async def test_a_client_whose_key_is_not_here(world, gateway, demo):
         assert (answer.status, answer.json["error"]) == (503, "key_unavailable")
         assert int(answer.headers["retry-after"]) >= 1
     gateway.trust._take_keys("demo", b"not what was wrapped")
-    assert (await demo.submit()).json["error"] == "undecryptable"
+    assert (await demo.submit()).json["error"] == "key_unavailable"
 
 
 async def test_no_proof_of_freshness_no_service(own_valkey: Valkey, pki, tmp_path):

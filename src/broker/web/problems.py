@@ -52,7 +52,6 @@ STATUS: dict[str, int] = {
     "log_full": 503,
     "trust_unproved": 503,
     "key_unavailable": 503,
-    "undecryptable": 503,
     "store_unavailable": 503,
     "lease_lost": 503,
     "unsafe_redis": 503,

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from broker import clock, telemetry
 from broker.domain import ids
 from broker.domain.clients import ClientEntry
-from broker.errors import KeyErased
+from broker.errors import KeyErased, Undecryptable
 from broker.events.acceptance import Acceptance, Origin
 from broker.events.appender import Appended, Result
 from broker.services.gateway import parsing
@@ -82,6 +82,9 @@ def refusal(error: Exception) -> Exception:
     """The error as a producer sees it: erased keys mean that the client is no more."""
     if isinstance(error, KeyErased):
         return Problem("client_unknown", "The keys of this client were erased.")
+    if isinstance(error, Undecryptable):
+        # Sealing reads nothing but the client's own keys.
+        return Problem("key_unavailable", "The keys of this client cannot be read.")
     return error
 
 
