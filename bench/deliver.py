@@ -102,10 +102,17 @@ async def measure(options: argparse.Namespace, directory: Path) -> dict:
         await valkey.stop()
 
 
+async def server_cpu(redis) -> float:
+    """Seconds of processor time that Valkey has used."""
+    info = await redis.info("cpu")
+    return info["used_cpu_user"] + info["used_cpu_sys"]
+
+
 async def run(worker: Worker, redis, keys: LogKeys, options: argparse.Namespace) -> dict:
     """Deliver everything and count."""
     stop = asyncio.Event()
     profile = cProfile.Profile() if options.profile else None
+    server_before = await server_cpu(redis)
     before, started = time.process_time(), time.perf_counter()
     task = asyncio.create_task(worker.run(stop))
     if profile:
@@ -113,6 +120,7 @@ async def run(worker: Worker, redis, keys: LogKeys, options: argparse.Namespace)
     while await open_messages(redis, keys):
         await asyncio.sleep(0.01)
     seconds, cpu = time.perf_counter() - started, time.process_time() - before
+    server = await server_cpu(redis) - server_before
     if profile:
         profile.disable()
         pstats.Stats(profile, stream=sys.stderr).sort_stats("tottime").print_stats(45)
@@ -131,6 +139,7 @@ async def run(worker: Worker, redis, keys: LogKeys, options: argparse.Namespace)
         "seconds": round(seconds, 2),
         "commits_per_second": round(options.messages / seconds),
         "worker_cpu_us_per_message": round(cpu / options.messages * 1e6, 1),
+        "valkey_cpu_us_per_message": round(server / options.messages * 1e6, 1),
         "worker_peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "concurrency": options.concurrency,
         "partitions": options.partitions,

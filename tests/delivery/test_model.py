@@ -7,7 +7,13 @@ import secrets
 
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from broker import clock
 from broker.domain import message
@@ -114,7 +120,9 @@ class DeliveryModel(RuleBasedStateMachine):
         assert self.do(self._pending()) == before
         for claim in claims:
             owner = before.get(claim.position.entry_id)
-            assert (owner != (name, claim.count)) == (claim.position.entry_id in lost) or self._twice(name, claim)
+            assert (owner != (name, claim.count)) == (claim.position.entry_id in lost) or self._twice(
+                name, claim
+            )
 
     def _twice(self, name: str, claim: Claim) -> bool:
         """Whether the consumer kept an older claim on the same entry too, which shares its entry id."""
@@ -152,7 +160,9 @@ class DeliveryModel(RuleBasedStateMachine):
     @rule(data=st.data(), cycle=st.integers(1, 3))
     def resend(self, data, cycle: int) -> None:
         event = types.ResendRequested("demo", cycle + 1, b"sealed")
-        self._asked(self.reopening.resend(data.draw(st.sampled_from(self.messages)), event, Asked("user:x", 1)))
+        self._asked(
+            self.reopening.resend(data.draw(st.sampled_from(self.messages)), event, Asked("user:x", 1))
+        )
 
     @precondition(lambda self: self.messages)
     @rule(data=st.data(), cycle=st.integers(1, 3))

@@ -66,7 +66,9 @@ def test_a_cycle_ends_once_within_its_attempts(answers, policy):
             state, made = message.evolve(state, "DeliveryAttempted", 1, attempt), attempt
         match decision:
             case End(outcome=outcome):
-                name = {"delivered": "Delivered", "failed": "Failed", "discarded": "MessageDiscarded"}[outcome]
+                name = {"delivered": "Delivered", "failed": "Failed", "discarded": "MessageDiscarded"}[
+                    outcome
+                ]
                 assert message.evolve(state, name, 1, made) == Ended(1, made, outcome)
                 return
             case Retry(delay_ms=delay_ms):

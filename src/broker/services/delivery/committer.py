@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from broker.events.delivery_log import Settlement
-from broker.events.positions import Position
 from broker.services.delivery.hand import Item, Lane
 from broker.services.delivery.patience import Patience
 
 GROUP_LIMIT = 500
 
-Settled = Callable[[Item, Position | None, bool], None]
+Settled = Callable[[Sequence[tuple[Item, bool]], bool], None]
 
 
 class Committer:
     """One partition's outcomes; at most one call under way, the next group gathering behind it.
 
-    A call without a reply is repeated: the fence lets it write once. `settled` is told the item, the position
-    of its last event (None: nothing was written), and whether an earlier try may have written it.
+    A call without a reply is repeated: the fence lets it write once. `settled` is told the items, each
+    with whether it was written, and whether an earlier try may have written them.
     """
 
     def __init__(self, lane: Lane, patience: Patience, settled: Settled) -> None:
@@ -49,10 +48,10 @@ class Committer:
             while self._waiting:
                 group = [self._waiting.popleft() for _ in range(min(GROUP_LIMIT, len(self._waiting)))]
                 settlements = [settlement for _, settlement in group]
-                positions, repeated = await self._patience.insist(
-                    self._lane, "settle", partial(self._lane.log.settle, settlements)
+                entries, repeated = await self._patience.insist(
+                    self._lane, "settle", partial(self._lane.log.commit, settlements)
                 )
-                for (item, _), position in zip(group, positions, strict=True):
-                    self._settled(item, position, repeated)
+                written = [(item, entry is not None) for (item, _), entry in zip(group, entries, strict=True)]
+                self._settled(written, repeated)
         finally:
             self._task = None

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
 from broker import telemetry
-from broker.domain import message
+from broker.domain import ids, message
 from broker.domain.message import Answer, Decision, End, OwnSideAway, Park, Retry
 from broker.domain.retry import RetryPolicy
 from broker.events.delivery_log import Claim
-from broker.events.positions import Position
 from broker.services.delivery import metrics, settlements
 from broker.services.delivery.channels.base import Channel, Delivery
 from broker.services.delivery.gates import Gates
@@ -47,6 +47,8 @@ class Handler:
         self._patience = patience
         self.gates = Gates(self.resume)
         self.suspects = Suspects(lambda item: self._start([item]))
+        self.in_hand = 0
+        """Messages claimed and not yet settled."""
         self.failed: BaseException | None = None
         self.on_failure: Callable[[], None] = lambda: None
         """Called when a defect ended a task; `failed` then holds it."""
@@ -61,7 +63,7 @@ class Handler:
             if claim.event is None:
                 others.append(claim)
                 continue
-            entry = claim.position.entry_id
+            entry = claim.entry
             if (item := lane.items.get(entry)) is not None:
                 # Read again, as after a destroyed group: the attempt under way goes on under the newer claim.
                 item.claim = claim
@@ -70,7 +72,8 @@ class Handler:
             fresh.append(item)
         if fresh or others:
             self._spawn(self._admit(lane, fresh, others))
-        metrics.in_hand().inc(len(fresh))
+        self.in_hand += len(fresh)
+        metrics.in_hand().set(self.in_hand)
         return len(fresh)
 
     def resume(self, items: Sequence[Item]) -> None:
@@ -84,12 +87,12 @@ class Handler:
     async def _admit(self, lane: Lane, items: list[Item], others: list[Claim]) -> None:
         claims = [*others, *(item.claim for item in items)]
         tasks, _ = await self._patience.insist(lane, "admit", lambda: lane.log.admit(claims))
-        admitted = {task.claim.position: task for task in tasks}
+        admitted = {task.claim.entry: task for task in tasks}
         ready = []
         for item in items:
             if item.gone:
                 continue
-            item.task = admitted.get(item.claim.position)
+            item.task = admitted.get(item.entry)
             if item.task is None:
                 self.drop(item)
             elif item.work.open.crashes and not item.suspect:
@@ -173,25 +176,35 @@ class Handler:
 
     # -- Out -----------------------------------------------------------------------------------------------
 
-    def settled(self, item: Item, position: Position | None, repeated: bool) -> None:
-        """The committer's answer."""
-        self.drop(item)
-        if position is None:
-            # After a lost reply the first try may have written it; that is no lost claim.
-            if not repeated:
-                metrics.lost_claims().inc()
-            return
+    def settled(self, items: Sequence[tuple[Item, bool]], repeated: bool) -> None:
+        """The committer's answer: each item and whether it was written."""
+        counts: Counter[tuple[str, str]] = Counter()
+        lost = 0
+        for item, written in items:
+            self.drop(item)
+            if written:
+                self._recorded(item, counts)
+            elif not repeated:
+                # After a lost reply the first try may have written it; that is no lost claim.
+                lost += 1
+        for (channel, outcome), count in counts.items():
+            metrics.attempts(channel, outcome).inc(count)
+        if lost:
+            metrics.lost_claims().inc(lost)
+        metrics.in_hand().set(self.in_hand)
+
+    def _recorded(self, item: Item, counts: Counter[tuple[str, str]]) -> None:
         match item.decision:
             case End(outcome="discarded"):
                 metrics.discarded().inc()
             case End(outcome=outcome):
-                metrics.attempts(item.channel, outcome).inc()
+                counts[item.channel, outcome] += 1
             case Retry():
-                metrics.attempts(item.channel, "retry").inc()
+                counts[item.channel, "retry"] += 1
                 item.lane.retry_scheduled.set()
             case Park(reason=reason):
                 metrics.parked().inc()
-                log.warning("message_parked", message_id=item.claim.message_id.hex(), reason=reason)
+                log.warning("message_parked", message_id=ids.text(item.claim.message_id), reason=reason)
 
     def lost(self, item: Item) -> None:
         """Another worker owns the claim: stop working on it and write nothing."""
@@ -208,7 +221,7 @@ class Handler:
             item.delivery.cancel()
         self.gates.left(item)
         self.suspects.left(item)
-        metrics.in_hand().dec()
+        self.in_hand -= 1
         self._capacity.release(1)
 
     async def aclose(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -84,3 +85,27 @@ def groups_recreated() -> Counter:
 def log_away() -> Gauge:
     """1 while the log does not answer."""
     return web.gauge("broker_delivery_log_away", "1 while the log does not answer this worker.")
+
+
+def declare(channels: Iterable[str], partitions: Iterable[str]) -> None:
+    """Make every metric exist, so that what did not happen yet reads 0 and not nothing."""
+    for channel in channels:
+        for outcome in ("delivered", "retry", "failed"):
+            attempts(channel, outcome)
+        attempt_seconds(channel)
+        breaker_open(channel)
+    for partition in partitions:
+        retries_due(partition)
+    for one in (
+        in_hand,
+        held,
+        lost_claims,
+        taken_over,
+        crashes,
+        parked,
+        discarded,
+        groups_recreated,
+        log_away,
+    ):
+        one()
+    log_away()

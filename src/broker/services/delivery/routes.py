@@ -62,7 +62,7 @@ class Routes:
             cycle=opened.cycle,
             attempt=opened.attempts + 1,
             worker_id=self._worker_id,
-            entry=claim.position.entry_id,
+            entry=claim.entry,
             count=claim.count,
             queued_at=ids.created_ms(opened.message_id),
             target=entry.target if entry is not None else None,

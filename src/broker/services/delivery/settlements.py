@@ -29,7 +29,7 @@ def settlement(
     opened = task.open
     client, cycle, attempt = opened.client_id, opened.cycle, opened.attempts + 1
     now = clock.now_ms()
-    meta = envelope.splice(now, actor, opened.correlation, str(claim.position))
+    meta = envelope.splice(now, actor, opened.correlation, f"{claim.stream}:{claim.entry}")
     made = opened.attempts
     attempted: DeliveryAttempted | None = None
     event: types.Event

@@ -18,6 +18,7 @@ from broker.events.connection import BLOCK_MS, Redis, connect
 from broker.events.delivery_log import DeliveryLog
 from broker.events.keys import LogKeys
 from broker.events.log_identity import LogIdentity
+from broker.services.delivery import metrics
 from broker.services.delivery.channels.base import Channel
 from broker.services.delivery.committer import Committer
 from broker.services.delivery.hand import Capacity, Item, Lane
@@ -71,6 +72,7 @@ class Worker:
         self.channels = channels
         self._redis_url = redis_url
         self._redis_timeout = redis_timeout
+        metrics.declare(channels, [partition.stream for partition in keys.partitions])
         self.patience = Patience()
         self.capacity = Capacity(limits.concurrency)
         self.handler = Handler(
@@ -107,7 +109,7 @@ class Worker:
     @property
     def in_hand(self) -> int:
         """Messages claimed and not yet settled."""
-        return sum(len(lane.items) for lane in self.lanes)
+        return self.handler.in_hand
 
     @property
     def waits_for(self) -> dict[str, str]:
