@@ -30,7 +30,17 @@ ALLOWED: dict[str, set[str]] = {
     "bootstrap": {"preparation", "services", "projections", "events", "domain", "web"},
     # The supervisor sets up and starts the roles; nothing but the CLI stands above it.
     "embedded": {"bootstrap", "projections"},
-    "cli": {"bootstrap", "preparation", "services", "projections", "events", "domain", "web", "embedded", "client"},
+    "cli": {
+        "bootstrap",
+        "preparation",
+        "services",
+        "projections",
+        "events",
+        "domain",
+        "web",
+        "embedded",
+        "client",
+    },
     "__main__": {"cli"},
     "__init__": set(),
 }

@@ -1,1 +1,1 @@
-"""The log: what is written, where it lies and who may read or change it. The only package that speaks to Redis."""
+"""The log: what is written, where it lies, who may read or change it. Alone in speaking to Redis."""

@@ -40,8 +40,8 @@ _decoder = msgspec.msgpack.Decoder(Envelope)
 def conversation(envelope: Envelope, message_id: bytes | None) -> str | None:
     """The correlation id of an event; `message_id` where it is about a message.
 
-    A message that came alone and without a correlation id is its own conversation, named by its id: that saves
-    half a hundred bytes of Redis a message.
+    A message that came alone and without a correlation id is its own conversation, named by its id: that
+    saves half a hundred bytes of Redis a message.
     """
     if envelope.correlation is None and message_id is not None:
         return message_id.hex()
