@@ -116,7 +116,11 @@ class Rig:
         return [draft.message_id for draft in drafts]
 
     async def state(self, message_id: bytes):
-        return (await look_up(self.redis, self.keys, [message_id]))[0]
+        for _ in range(100):
+            with contextlib.suppress(LogUnavailable):
+                # Pooled connections from before a restart fail once each.
+                return (await look_up(self.redis, self.keys, [message_id]))[0]
+        raise AssertionError("the log does not answer")
 
     async def finished(self, messages: Sequence[bytes]) -> list[FinishedMessage] | None:
         try:

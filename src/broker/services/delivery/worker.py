@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 
 from broker import clock, telemetry
-from broker.domain.message import Hold
 from broker.domain.retry import RetryPolicy
 from broker.errors import BrokerError
 from broker.events.connection import BLOCK_MS, Redis, connect
@@ -21,7 +20,7 @@ from broker.events.log_identity import LogIdentity
 from broker.services.delivery import metrics
 from broker.services.delivery.channels.base import Channel
 from broker.services.delivery.committer import Committer
-from broker.services.delivery.hand import Capacity, Item, Lane
+from broker.services.delivery.hand import Capacity, Lane
 from broker.services.delivery.handler import Handler
 from broker.services.delivery.loops import Loops
 from broker.services.delivery.patience import Patience
@@ -205,8 +204,7 @@ class Worker:
 
     async def _leave(self, lane: Lane) -> None:
         await lane.committer.aclose()
-        items: list[Item] = list(lane.items.values())
+        items = list(lane.items.values())
         await lane.log.release([item.claim for item in items], leaving=True)
         for item in items:
-            item.decision = Hold("handed back")
             self.handler.drop(item)
