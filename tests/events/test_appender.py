@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from broker.domain import ids
@@ -32,6 +33,16 @@ async def test_a_message_is_in_the_stream_and_open_when_append_returns(redis, lo
         result.position.entry_id.encode() + b"|1|0|r|"
     )
     assert await redis.zscore(keys.age, one.message_id) == result.position.ms
+
+
+async def test_the_age_of_a_message_is_by_the_log_s_clock(redis, log_name, appender):
+    """⚠ The gateway's clock would let trimming cut a live body: what counts is the stream's own milliseconds."""
+    wrong = msgspec.structs.replace(logs.draft(), queued_at=1)
+    [result] = await appender.append([wrong])
+    keys = appender._keys.partitions[0]
+    assert await redis.zscore(keys.age, wrong.message_id) == result.position.ms
+    seconds, _ = await redis.time()
+    assert abs(result.position.ms / 1000 - seconds) < 60
 
 
 async def test_messages_that_arrive_during_a_write_share_the_next_one(redis, log_name, appender):
