@@ -180,7 +180,14 @@ class Watched:
             "--data",
             str(self.directory),
         ]
-        return subprocess.Popen([*command, *args], stdout=subprocess.PIPE, text=True)
+        # A file, not a pipe: what a sender says of thousands of messages does not fit into one.
+        return subprocess.Popen([*command, *args], stdout=(self.directory / "sender.json").open("w"))
+
+    def said(self, sender: subprocess.Popen) -> dict:
+        """What the sender reported at its end."""
+        if sender.wait():
+            raise SystemExit("the load generator failed")
+        return json.loads((self.directory / "sender.json").read_text())
 
 
 def until_all_seen(link, messages: int) -> float:
@@ -202,7 +209,7 @@ def throughput(system: Watched, link, args: argparse.Namespace) -> dict:
         "--messages", str(args.messages), "--batch", str(args.batch), "--connections", str(args.connections)
     )
     seen = until_all_seen(link, args.messages)
-    sent = json.loads(sender.communicate()[0])
+    sent = system.said(sender)
     took = seen - sent["began"]
     return {
         "messages": args.messages,
@@ -232,7 +239,7 @@ def latency(system: Watched, link, args: argparse.Namespace) -> dict:
             if now - started > args.rate_seconds + 60:
                 raise SystemExit(f"only {len(seen)} messages became visible")
             time.sleep(0.005)
-    due = json.loads(sender.communicate()[0])["due"]
+    due = system.said(sender)["due"]
     return {"rate": args.rate, "visible": quantiles([seen[one] - at for one, at in due.items()])}
 
 
