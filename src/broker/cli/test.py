@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 ROOT = Path(__file__).resolve().parents[3]
+WORKERS = 3
 LINT = (
     ("ruff check", ("ruff", "check", ".")),
     ("ruff format", ("ruff", "format", "--check", ".")),
@@ -38,7 +39,9 @@ def test(suite: str | None, pytest_args: tuple[str, ...]) -> None:
         sys.exit(1 if failed else 0)
     target = _target(suite)
     _servers()
-    code = _run(("pytest", str(target), *pytest_args), environ)
+    # Most tests wait for servers and processes: a few at a time take half as long, even on two cores.
+    spread = () if pytest_args else ("-n", str(WORKERS), "--dist", "loadfile")
+    code = _run(("pytest", str(target), *spread, *pytest_args), environ)
     # Nothing is printed after pytest's summary; what failed before it was said before it.
     sys.exit(code or (1 if failed else 0))
 

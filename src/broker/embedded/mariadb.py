@@ -107,6 +107,7 @@ class MariaDB(ServerProcess):
             f"--datadir={self.data}",
             f"--socket={self.socket}",
             f"--pid-file={self.directory / 'mariadbd.pid'}",
+            f"--tmpdir={self._temporary()}",
             f"--init-file={self.directory / 'init.sql'}",
             *network,
             *_run_as(),
@@ -168,6 +169,7 @@ class MariaDB(ServerProcess):
                 stdout=log,
                 stderr=asyncio.subprocess.STDOUT,
                 cwd=self.directory,
+                env=os.environ | {"TMPDIR": str(self._temporary())},
                 start_new_session=True,
             )
             try:
@@ -184,6 +186,12 @@ class MariaDB(ServerProcess):
                 + "\n  ".join(self.tail(20))
             )
         fresh.rename(self.data)
+
+    def _temporary(self) -> Path:
+        """A directory for temporary tables: in a shared one, another server's start deletes them."""
+        directory = self.directory / "tmp"
+        directory.mkdir(mode=0o700, exist_ok=True)
+        return directory
 
     async def _greets(self) -> bool:
         """Whether a connection is met with a protocol greeting (version 10) rather than an error packet."""
