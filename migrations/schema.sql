@@ -42,10 +42,9 @@ CREATE TABLE messages (
   changed_ms            BIGINT UNSIGNED NOT NULL,
   changed_seq           BIGINT UNSIGNED NOT NULL,
   PRIMARY KEY (message_id),
-  KEY client_queued (client_id, queued_at),
   KEY status_queued (status, queued_at),
-  KEY queued (queued_at),
-  KEY number_hash (sender_number_hashed(16))
+  KEY client_status_queued (client_id, status, queued_at),
+  KEY number_queued (sender_number_hashed, status, queued_at)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_520_ci ROW_FORMAT=DYNAMIC;
 
 -- One row a delivery attempt. Keyed by position: no rule of ours can make two events collide.
