@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 
 import msgspec
 import pytest
 
 from broker.domain import ids
+from broker.embedded.valkey import Valkey
 from broker.errors import LogFull, LogRefused, LogUnavailable
 from broker.events import connection
 from broker.events.appender import Appended, Appender, KeyReused
@@ -206,3 +209,74 @@ async def test_append_waits_for_replicas_where_told_to(redis, log_name):
     )
     with pytest.raises(LogUnavailable, match="0 of 1"):
         await appender.append([logs.draft()])
+
+
+async def test_a_replica_that_lags_is_waited_for_on_every_connection(own_valkey, tmp_path, log_name):
+    """⚠ WAIT counts from its connection's own last write: a retry on another one must not confirm an append early."""
+    from broker.events.appender import Durability
+
+    replica = Valkey(tmp_path / "replica", port=0, extra={"replicaof": f"127.0.0.1 {own_valkey.port}"})
+    await replica.start()
+    clients = [connection.connect(own_valkey.url) for _ in range(2)]
+    try:
+        keys, identity = await logs.create(clients[0], log_name)
+        wanted = Durability(replicas=1, timeout_ms=100)
+        one, other = (Appender(client, keys, identity, durability=wanted) for client in clients)
+        await wait_until(lambda: _replicated(one))
+        os.kill(replica.pid, signal.SIGSTOP)
+        call = one._call(keys.partitions[0], [logs.draft()], "batch", None)
+        for appender in (one, other):
+            with pytest.raises(LogUnavailable, match="0 of 1"):
+                await appender._send(*call)
+        os.kill(replica.pid, signal.SIGCONT)
+        await wait_until(lambda: _confirmed(other, call))
+        assert await clients[0].xlen(keys.partitions[0].events) == 1
+    finally:
+        os.kill(replica.pid, signal.SIGCONT)
+        for client in clients:
+            await client.aclose()
+        await replica.stop()
+
+
+async def _replicated(appender) -> bool:
+    return (await appender._redis.info("replication")).get("slave0", {}).get("state") == "online"
+
+
+async def _confirmed(appender, call) -> bool:
+    try:
+        await appender._send(*call)
+    except LogUnavailable:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("outcome", [False, True])
+async def test_a_repeated_call_that_arrives_late_adds_nothing(redis, log_name, appender, outcome):
+    """⚠ A call may lie in a network or a frozen process until its batch record has expired: it is refused then."""
+    keys = appender._keys.partitions[0]
+    drafts = [logs.draft(key=b"k" * 16, request=b"same"), logs.draft()]
+    call = appender._call(keys, drafts, "batch", None)
+    await appender._send(*call)
+    await redis.delete(keys.batch("batch"))
+    if outcome:
+        # It has ended meanwhile: what it would open again is a cycle that has its outcome.
+        await redis.delete(keys.open)
+        await redis.hset(keys.done(ids.created_ms(drafts[1].message_id)), drafts[1].message_id, "D|1|1|1|demo")
+    with pytest.raises(LogUnavailable, match="before"):
+        await appender._send(*call)
+    assert await redis.xlen(keys.events) == 2
+
+
+async def test_a_late_call_with_keys_only_is_answered_from_their_records(redis, appender):
+    """Messages with keys need no batch record: their own records know them."""
+    keys = appender._keys.partitions[0]
+    drafts = [logs.draft(key=b"%016d" % number, request=b"same") for number in range(3)]
+    call = appender._call(keys, drafts, "batch", None)
+    first = await appender._send(*call)
+    await redis.delete(keys.batch("batch"))
+    again = await appender._send(*call)
+    assert first.endswith(b"|3")
+    assert [line.split(b"|")[2] for line in again.split(b"\n")[1:]] == [
+        draft.message_id.hex().encode() for draft in drafts
+    ]
+    assert await redis.xlen(keys.events) == 3

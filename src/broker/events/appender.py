@@ -27,7 +27,7 @@ from broker.events.scripting import Arg, Script
 from broker.events.types import MessageSubmitted
 
 BATCH_TTL_MS = 30_000
-"""A retry comes within this time or not at all."""
+"""How long a retry is answered; one that arrives later, as from a frozen process, is refused."""
 
 _append = Script("append")
 
@@ -166,12 +166,21 @@ class Appender:
     def _call(
         self, partition: PartitionKeys, drafts: Sequence[Draft], batch_id: str, seen: Position | None
     ) -> tuple[list[str], list[Arg]]:
-        keys = [partition.meta, partition.events, partition.open, partition.age, partition.batch(batch_id)]
+        witness = next((draft.message_id for draft in drafts if draft.event.idempotency is None), b"")
+        keys = [
+            partition.meta,
+            partition.events,
+            partition.open,
+            partition.age,
+            partition.batch(batch_id),
+            partition.done(ids.created_ms(witness)),
+        ]
         args: list[Arg] = [
             self._identity.incarnations[partition.stream],
             BATCH_TTL_MS,
             self._idempotency_ms,
             seen.entry_id if seen else "",
+            witness,
         ]
         for draft in drafts:
             event = draft.event
