@@ -110,6 +110,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     keyring: Path | None = None
     key_passphrase: Annotated[str, Meta(extra={"secret": True})] | None = None
 
+    # People. After `login_attempts` from one address within `login_window` an account waits there.
+    session_days: Annotated[int, Meta(ge=1, le=365)] = 14
+    login_attempts: Annotated[int, Meta(ge=1, le=1000)] = 5
+    login_window: Seconds = 900.0
+
     # Logs.
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"

@@ -69,6 +69,10 @@ class ControlKeys(StreamKeys):
         self.client_keys = f"{self.base}:client-keys"
         """Hash: client → its keys, wrapped by the master key. Never in events, archive or data backups."""
 
+    def session(self, session_id: str) -> str:
+        """Hash with expiry: user, mark of their password, hash of the current refresh token and old ones."""
+        return f"{self.base}:session:{session_id}"
+
 
 class LogKeys:
     """Keys of a whole log."""
