@@ -1,0 +1,161 @@
+"""Pages of the audit log, the newest first, for auditors: filtered, in exported form, by cursor.
+
+The order is `(at, stream, ms, seq)`: total, and fixed once an event is recorded. Subject, client and time are
+read by index. Type, actor and correlation id are looked for among at most SCAN events a request, so that no
+question costs more than that: a page may be short, even empty, and still name a `next`. (An index for each
+would be paid for by every event of every message.)
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta
+
+from broker.errors import ValidationError
+from broker.events import exported, types
+from broker.events.exported import ExportedLine
+from broker.projections import audit_log, queries, sql
+from broker.projections.store import Store
+
+SCAN: Final = 10_000
+"""Events looked at for one page."""
+MAX_LIMIT: Final = 500
+
+_KEY: Final = ("at", "stream", "ms", "seq")
+_COLUMNS: Final = ("at", "stream", "ms", "seq", "type", "version", "subject", "envelope", "data", "hash",
+                   "previous_hash")  # fmt: skip
+
+
+class Filter(msgspec.Struct, frozen=True):
+    """Which events; `since` and `until` are milliseconds of when they occurred, `until` excluded."""
+
+    since: int | None = None
+    until: int | None = None
+    types: tuple[str, ...] | None = None
+    subject: str | None = None
+    actor: str | None = None
+    client_id: str | None = None
+    correlation_id: str | None = None
+
+
+class Cursor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The last event that a page looked at; opaque text outside."""
+
+    at: Annotated[int, Meta(ge=0, le=253_402_300_799_999)]
+    stream: Annotated[str, Meta(pattern=r"^[0-9a-z]{1,16}$")]
+    ms: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    seq: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+    def text(self) -> str:
+        """The form that callers hand on."""
+        return base64.urlsafe_b64encode(msgspec.msgpack.encode(self)).decode().rstrip("=")
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Events in exported form; `next` is None when nothing older is left to look at."""
+
+    events: list[ExportedLine]
+    next: Cursor | None
+
+
+def cursor(value: str) -> Cursor:
+    """The cursor that `Cursor.text` made. Raises ValidationError."""
+    try:
+        raw = base64.b64decode(value + "=" * (-len(value) % 4), b"-_", validate=True)
+        return msgspec.msgpack.decode(raw, type=Cursor)
+    except (ValueError, msgspec.MsgspecError):
+        raise ValidationError("cursor", "must be the `next` of an earlier page") from None
+
+
+async def page(store: Store, wanted: Filter, *, limit: int, after: Cursor | None = None) -> Page:
+    """Up to `limit` events after the cursor, older ones. Raises StoreUnavailable."""
+    sifting = bool(_sieve(wanted)[0])
+    rows = await store.select(*page_query(wanted, after, limit + 1))
+    events = [_line(row) for row in rows[:limit]]
+    if len(rows) > limit:
+        return Page(events, _cursor(rows[limit - 1]))
+    if sifting:
+        last = await store.select(*window_query(wanted, after, 1, offset=SCAN - 1))
+        if last:
+            return Page(events, _cursor(last[0]))
+    return Page(events, None)
+
+
+def page_query(wanted: Filter, after: Cursor | None, limit: int) -> tuple[str, list[Any]]:
+    """The statement of up to `limit` events, and its arguments."""
+    sieve, wants = _sieve(wanted)
+    keys, args = window_query(wanted, after, SCAN if sieve else limit)
+    columns = ",".join(f"a.{name}" for name in _COLUMNS)
+    joined = " AND ".join(f"a.{name}=k.{name}" for name in _KEY[1:])
+    order = ",".join(f"k.{name} DESC" for name in _KEY)
+    where = f" WHERE {' AND '.join(sieve)}" if sieve else ""
+    return (
+        f"SELECT {columns} FROM ({keys}) k STRAIGHT_JOIN audit_log a ON {joined}{where} "
+        f"ORDER BY {order} LIMIT {limit}"
+    ), [*args, *wants]
+
+
+def window_query(wanted: Filter, after: Cursor | None, limit: int, offset: int = 0) -> tuple[str, list[Any]]:
+    """The statement of the next `limit` keys by index, whatever else is asked of the events."""
+    index, where = "at", ["1=1"]
+    args: list[Any] = []
+    if wanted.subject is not None:
+        index, where, args = "subject", ["subject=%s"], [wanted.subject]
+    elif wanted.client_id is not None:
+        index, where, args = "client_at", ["client_id=%s"], [wanted.client_id]
+    for sign, ms in ((">=", wanted.since), ("<", wanted.until)):
+        if ms is not None:
+            where.append(f"at{sign}%s")
+            args.append(_stamp(ms))
+    if after is not None:
+        stamp = _stamp(after.at)
+        where.append("at<=%s AND (at<%s OR stream<%s OR (stream=%s AND (ms<%s OR (ms=%s AND seq<%s))))")
+        args += [stamp, stamp, after.stream, after.stream, after.ms, after.ms, after.seq]
+    order = ",".join(f"{name} DESC" for name in _KEY)
+    return (
+        f"SELECT {','.join(_KEY)} FROM audit_log FORCE INDEX ({index}) WHERE {' AND '.join(where)} "
+        f"ORDER BY {order} LIMIT {limit} OFFSET {offset}"
+    ), args
+
+
+def _sieve(wanted: Filter) -> tuple[list[str], list[str]]:
+    """What no index answers: conditions on `a`, and their arguments."""
+    where: list[str] = []
+    args: list[str] = []
+    if wanted.types is not None:
+        where.append(f"a.type IN ({','.join(['%s'] * len(wanted.types))})" if wanted.types else "FALSE")
+        args += wanted.types
+    for column, value in (("actor", wanted.actor), ("correlation_id", wanted.correlation_id)):
+        if value is not None:
+            where.append(f"a.{column}=%s")
+            args.append(value)
+    if wanted.subject is not None and wanted.client_id is not None:
+        where.append("a.client_id=%s")
+        args.append(wanted.client_id)
+    return where, args
+
+
+def _line(row: dict[str, Any]) -> ExportedLine:
+    return exported.export(audit_log.stored(row), bytes(row["hash"]), bytes(row["previous_hash"]))
+
+
+def _cursor(row: dict[str, Any]) -> Cursor:
+    return Cursor(queries.milliseconds(row["at"]), row["stream"], int(row["ms"]), int(row["seq"]))
+
+
+def _stamp(ms: int) -> str:
+    return sql.stamp(ms)[1:-1]
+
+
+def known_types(names: Sequence[str]) -> tuple[str, ...]:
+    """Event types that there are. Raises ValidationError for another name."""
+    for name in names:
+        if name not in types.ALL:
+            raise ValidationError(
+                "type", f"must be an event type, such as MessageSubmitted, not {name[:64]!r}"
+            )
+    return tuple(names)
