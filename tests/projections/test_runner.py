@@ -277,7 +277,7 @@ async def test_other_incarnation_is_refused(redis, log_name, store):
     async with running(one):
         await wait_until(lambda: one.status.state is State.REFUSED)
         more = await histories.append(redis, stream, histories.happy(1))
-        assert "repair" in one.status.detail
+        assert "Restore both from backups" in one.status.detail
         assert not await reached(store, more[-1])
         await checkpoints.adopt(store, "0", "2.next")
         await wait_until(lambda: reached(store, more[-1]))

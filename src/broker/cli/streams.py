@@ -30,7 +30,7 @@ def info(settings: Settings, *, as_json: bool) -> None:
     of the group `delivery` is what no worker has read yet, its pending entries are in workers' hands; the
     group `projections` follows the checkpoints of the database (`broker projection lag`). A stream of another
     incarnation than the log's, or with a reason for its refusal, takes and gives nothing until
-    it is repaired.
+    Redis' data is restored.
     """
     found = asyncio.run(_info(settings))
     if as_json:

@@ -1,8 +1,8 @@
 """Which log this is: an id made once, its number of partitions, and an incarnation per stream.
 
 Redis holds it in every stream's `meta`; a file in the data directory remembers it, so that a process that
-starts against an emptied or older Redis notices. `streams repair` begins the next incarnation, whose text
-starts with its generation: a higher one than the file's was repaired elsewhere, a lower one is an older copy.
+starts against an emptied or older Redis notices. An incarnation's text starts with its generation: a higher
+one than the file's is a later life of the same log, a lower one an older copy.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from broker.events.keys import LogKeys
 from broker.events.scripting import Arg, Script
 from broker.settings import Settings
 
-REPAIR: Final = "broker streams repair"
+RESTORE: Final = (
+    "Restore Redis' data from its newest backup; or, to begin a new log, set up a new data directory (with a "
+    "new database, where mysql_url names one of your own)."
+)
 
 _create = Script("identity_create")
 _join = Script("identity_join")
@@ -108,7 +111,10 @@ def read_file(settings: Settings) -> LogIdentity | None:
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError) as error:
-        raise LogRefused(f"{path} cannot be read ({error}); `{REPAIR}` writes it again.") from None
+        raise LogRefused(
+            f"{path} cannot be read ({error}). Restore it from a backup; or, if Redis is known to be intact, "
+            "remove it: the next start writes it again."
+        ) from None
     if stored.log_name != settings.log_name:
         raise SettingsError(
             f"log_name is {settings.log_name!r}, but {settings.data_dir} is of the log {stored.log_name!r}."
@@ -132,7 +138,7 @@ def _identity(blob: bytes | str) -> LogIdentity:
     try:
         return msgspec.json.decode(blob, type=LogIdentity)
     except msgspec.MsgspecError as error:
-        raise LogRefused(f"The identity in Redis is damaged ({error}); run `{REPAIR}`.") from None
+        raise LogRefused(f"The identity in Redis is damaged ({error}). {RESTORE}") from None
 
 
 def _missing(settings: Settings, remembered: LogIdentity | None, *, begun: bool) -> str:
@@ -140,7 +146,7 @@ def _missing(settings: Settings, remembered: LogIdentity | None, *, begun: bool)
     if remembered is not None:
         return (
             f"Redis holds no log {name!r}, but {settings.data_dir} knows one ({remembered.log_id}): Redis "
-            f"was emptied, or this is another Redis. Restore its data, or run `{REPAIR}`."
+            f"was emptied, or this is another Redis. {RESTORE}"
         )
     if begun:
         return f"The creation of the log {name!r} was not finished; `broker up` finishes it."
@@ -168,7 +174,7 @@ async def _check_streams(redis: Redis, keys: LogKeys, identity: LogIdentity) -> 
         elif found != expected:
             problems.append(f"{stream.stream} is of another log or incarnation")
     if problems:
-        raise LogRefused(f"Part of the log is missing or foreign: {'; '.join(problems)}. Run `{REPAIR}`.")
+        raise LogRefused(f"Part of the log is missing or foreign: {'; '.join(problems)}. {RESTORE}")
 
 
 def _compare(identity: LogIdentity, remembered: LogIdentity | None) -> None:
@@ -177,12 +183,13 @@ def _compare(identity: LogIdentity, remembered: LogIdentity | None) -> None:
         return
     if remembered.log_id != identity.log_id:
         raise LogRefused(
-            f"Redis holds the log {identity.log_id}, but this data directory belongs to {remembered.log_id}."
+            f"Redis holds the log {identity.log_id}, but this data directory belongs to {remembered.log_id}. "
+            "Point redis_url (BROKER_REDIS_URL) at the right Redis, or use another data directory."
         )
     for stream, known in remembered.incarnations.items():
         now = identity.incarnations.get(stream, "")
         if now != known and generation(now) <= generation(known):
             raise LogRefused(
                 f"{stream} is at incarnation {now or 'none'}, but {known} is known: Redis was restored from "
-                f"an older copy. Run `{REPAIR}`."
+                f"an older copy. {RESTORE}"
             )

@@ -108,8 +108,9 @@ class StreamRunner:
             self.status.projection(name).halted = at.halted
             if at.incarnation != self.feed.incarnation:
                 raise LogRefused(
-                    f"{name} follows incarnation {at.incarnation} of stream {self.stream}, "
-                    f"the log is {self.feed.incarnation}: run `broker streams repair`."
+                    f"{name} follows incarnation {at.incarnation} of stream {self.stream}, the log is "
+                    f"{self.feed.incarnation}: one of Redis and the database was restored without the other, or "
+                    "they do not belong together. Restore both from backups of the same time."
                 )
 
     async def _step(self) -> bool:
