@@ -115,6 +115,13 @@ async def problem(raw: Raw, status: int, code: str) -> None:
         POST + b"content-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
         POST + b"content-length: 1\r\ncontent-length: 2\r\n\r\n",
         POST + b"content-length: -1\r\n\r\n",
+        POST + b"content-length : 1\r\n\r\nx",
+        POST + b"transfer-encoding:\r\n chunked\r\n\r\n0\r\n\r\n",
+        POST + b"transfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        POST + b"content-type: text/plain\r\ncontent-type: application/json\r\n\r\n",
+        POST + b"idempotency-key: a\r\nIdempotency-Key: b\r\n\r\n",
+        POST + b"host: y\r\n\r\n",
+        b"GET /hello HTTP/1.1\r\n\r\n",
         POST + b"content-length: 99999999999999999999999\r\n\r\n",
     ],
 )
@@ -214,6 +221,39 @@ async def test_a_slow_body_that_makes_progress_is_taken(open_to):
         assert (await raw.answer()).json == {"size": 10}
 
 
+async def test_a_body_may_not_take_for_ever(open_to, gate: Gate):
+    """408 for one that sends a byte now and then: silence is bounded, and so is the whole."""
+    async with open_to(Limits(body_total=0.3, linger_timeout=0.1)) as (_, raw):
+        await raw.send(POST + b"content-length: 1000000\r\n\r\n")
+
+        async def sent_until_answered() -> bool:
+            await raw.send(b"x")
+            return bool(raw.reader._buffer)
+
+        await wait_until(sent_until_answered)
+        assert (await raw.answer()).json["error"] == "request_timeout"
+        await wait_until(lambda: gate.ended == 1)
+
+
+@pytest.mark.parametrize("path", [b"/echo", b"/nowhere"])
+async def test_trailers_are_bounded_and_dropped(open_to, path: bytes):
+    """They join no request, and endless ones end the connection, whether their request was answered or not."""
+    head = b"POST " + path + b" HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
+    async with open_to() as (_, raw):
+        await raw.send(head + b"host: y\r\nx-a: 1\r\n\r\n")
+        first = await raw.answer()
+        assert first.status == (200 if path == b"/echo" else 404)
+        await raw.send(head)
+        answered = None if path == b"/echo" else await raw.answer()
+        with contextlib.suppress(ConnectionError):
+            for _ in range(4096):
+                await raw.send(b"x: " + b"y" * 1000 + b"\r\n")
+        if answered is None:
+            assert (await raw.answer()).status == 431
+        with contextlib.suppress(ConnectionError):
+            assert await raw.ended() == b""
+
+
 async def test_an_idle_connection_is_closed(open_to):
     """A kept connection without a next request ends after the idle timeout."""
     async with open_to(QUICK) as (_, raw):
@@ -259,6 +299,27 @@ async def test_rubbish_behind_a_request_does_not_answer_it(open_to, gate: Gate):
         answered = await raw.answer()
         assert (answered.status, answered.body) == (200, b"waited")
         assert await raw.ended() == b""
+
+
+async def test_requests_before_the_rubbish_are_all_answered(open_to, gate: Gate):
+    """Those that wait behind the one in progress too; then the connection closes."""
+    async with open_to() as (_, raw):
+        await raw.send(GET.replace(b"/hello", b"/wait") + GET + GET + b"rubbish\r\n\r\n")
+        await wait_until(lambda: gate.inside == 1)
+        gate.opened.set()
+        answers = [await raw.answer() for _ in range(3)]
+        assert [answered.body for answered in answers] == [b"waited", b"hello", b"hello"]
+        assert answers[2].headers["connection"] == "close"
+        assert await raw.ended() == b""
+
+
+async def test_a_flood_of_pipelined_requests_is_cut(open_to, gate: Gate):
+    """What waits on one connection is bounded: so many are answered, then it closes."""
+    async with open_to(Limits(pipelined=5, linger_timeout=0.1)) as (_, raw):
+        await raw.send(GET.replace(b"/hello", b"/wait") + GET * 1000)
+        await wait_until(lambda: gate.inside == 1)
+        gate.opened.set()
+        assert (await raw.ended()).count(b"HTTP/1.1 200") == 6
 
 
 async def test_a_broken_body_behind_a_request_does_not_answer_it(open_to, gate: Gate):

@@ -14,6 +14,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     header_timeout: float = 10.0
     # Without a single byte of an unfinished body arriving, or of a response being taken.
     body_timeout: float = 20.0
+    # From a request's headers to the end of its body, but for the time in which nobody here reads it.
+    body_total: float = 120.0
     idle_timeout: float = 75.0
     handshake_timeout: float = 10.0
     # How long a closing connection still takes in, unread, what the client was sending.
@@ -21,6 +23,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     linger_bytes: int = 32 * 1024 * 1024
     # Requests being served at once; more get a 503.
     in_flight: int = 4096
+    # Requests that wait behind the one being served on their connection; past these it ends after them.
+    pipelined: int = 32
     # Connections at once; more wait in the kernel's queue.
     connections: int = 16_384
 

@@ -6,23 +6,21 @@ One sweep over all connections (`check`) replaces a timer per request: a request
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from enum import IntEnum
 from typing import Any
 
 import httptools
-from starlette.types import Receive, Scope, Send
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from broker import telemetry
-from broker.web import metrics, peer, problems
-from broker.web.correlation import HEADER, Correlation, new_id
+from broker.web import peer, refusal
 from broker.web.limits import DEFAULT, Limits
-from broker.web.throttle import Throttle
+from broker.web.refusal import Refusal
 
-log = telemetry.get_logger(__name__)
-_refusals = Throttle()
+# Where trailers go: they would join the headers of a request that has been judged by them, without end.
+_nowhere: Any = deque(maxlen=0)
 
 
 class Phase(IntEnum):
@@ -33,16 +31,8 @@ class Phase(IntEnum):
     BODY = 2  # inside the body of a request that is being served
     RUN = 3  # request complete, response not
     DRAIN = 4  # response complete, request body not
-    CLOSING = 5  # nowhere: what arrives is thrown away
-
-
-class Refusal(Exception):
-    """Raised inside a parser callback to stop the parser; carries the problem's code and detail."""
-
-    def __init__(self, code: str, detail: str) -> None:
-        self.code = code
-        self.detail = detail
-        super().__init__(code)
+    LAST = 5  # nowhere: what arrives is thrown away, responses that are due are still given
+    CLOSING = 6  # nowhere, and nothing more is given
 
 
 class BrokerProtocol(HttpToolsProtocol):
@@ -64,9 +54,12 @@ class BrokerProtocol(HttpToolsProtocol):
         self.since = self.now = self.loop.time()
         self.allowed = limits.header_timeout
         self.running: RequestResponseCycle | None = None
-        self.refusal: Refusal | None = None
+        self.refused: Refusal | None = None
         self.stopping = self.ended = False
-        self.chunk = self.fed = self.begun = self.drained = 0
+        self.chunk = self.begun = self.drained = 0
+        # Bytes of an unfinished head, or since the last byte of a body: chunk extensions, trailers.
+        self.fed = 0
+        self.deadline = self.since
         self.expected_keep_alive = False
         self.unsent: int | None = None
 
@@ -91,23 +84,22 @@ class BrokerProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self.now = self.loop.time()
         before = self.phase
-        if before is Phase.CLOSING:
+        if before >= Phase.LAST:
             self._throw_away(len(data))
             return
         self.chunk = len(data)
-        self.fed = self.chunk + (self.fed if before is Phase.HEAD else 0)
+        self.fed = self.chunk + (0 if before is Phase.WAIT else self.fed)
         self.begun = 0
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             # We speak nothing but HTTP/1.1: the request is served as such, what follows it is not read.
             self._last_cycle_closes()
-            self.phase, self.allowed = Phase.CLOSING, float("inf")
+            self.phase = Phase.LAST
         except httptools.HttpParserError:
-            self._refuse(self.refusal or Refusal("bad_request", "This is not valid HTTP/1.1."))
+            self._refuse(self.refused or Refusal("bad_request", "This is not valid HTTP/1.1."))
         else:
-            if self.phase is Phase.HEAD:
-                self._bound_partial_head(before)
+            self._bound_head_and_trailers(before)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -127,20 +119,29 @@ class BrokerProtocol(HttpToolsProtocol):
     def on_url(self, url: bytes) -> None:
         self.url += url
         if len(self.url) > self.limits.url_bytes:
-            self._stop_parser("uri_too_long", f"The URL may have at most {self.limits.url_bytes} bytes.")
+            detail = f"The URL may have at most {self.limits.url_bytes} bytes."
+            self._stop_parser(Refusal("uri_too_long", detail))
 
     def on_headers_complete(self) -> None:
         # A head that arrived in less than the bound cannot exceed it; only others are added up.
-        bound = self.limits.header_bytes
-        if max(self.chunk, self.fed) > bound and self._head_size() > bound:
-            self._stop_parser(*self._headers_too_large())
+        limits = self.limits
+        bound = limits.header_bytes
+        if max(self.chunk, self.fed) > bound and refusal.head_size(self.url, self.headers) > bound:
+            self._stop_parser(refusal.headers_too_large(limits))
+        if (wrong := refusal.of_head(self.headers, self.parser.get_http_version())) is not None:
+            self._stop_parser(wrong)
+        if len(self.pipeline) >= limits.pipelined:
+            self._stop_parser(Refusal("overloaded", "Too many requests at once on one connection."))
         super().on_headers_complete()
-        self.phase, self.since, self.allowed = Phase.BODY, self.now, self.limits.body_timeout
+        self.headers, self.fed = _nowhere, 0
+        self.phase, self.since, self.allowed = Phase.BODY, self.now, limits.body_timeout
+        self.deadline = self.now + limits.body_total
         if self.expect_100_continue:
             # Refused before its body, it may or may not send it: the connection cannot be used again.
             self.expected_keep_alive, self.cycle.keep_alive = self.cycle.keep_alive, False
 
     def on_body(self, body: bytes) -> None:
+        self.fed = 0
         if self.phase is Phase.DRAIN:
             self._throw_away(len(body))
             return
@@ -162,12 +163,16 @@ class BrokerProtocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
         self.now = self.loop.time()
         if self.pipeline:
             self.since = self.now
             self._start_asgi_task(*self.pipeline.pop())
-        elif self.phase is Phase.RUN:
+        if not self.pipeline:
+            # Upstream reads on while requests wait, and so takes in more than it ever answers.
+            self.flow.resume_reading()
+        if self._busy():
+            return
+        if self.phase is Phase.RUN:
             self._wait()
         elif self.phase is Phase.BODY:
             self.phase, self.since, self.allowed = Phase.DRAIN, self.now, self.limits.body_timeout
@@ -175,7 +180,9 @@ class BrokerProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self.running = cycle
-        super()._start_asgi_task(cycle, app if len(self.tasks) < self.limits.in_flight else _overloaded)
+        if len(self.tasks) >= self.limits.in_flight:
+            app = refusal.overloaded
+        super()._start_asgi_task(cycle, app)
 
     def shutdown(self) -> None:
         """Close after the response in progress, or now."""
@@ -189,9 +196,11 @@ class BrokerProtocol(HttpToolsProtocol):
         """Called by the server every tick: cut what makes no progress."""
         if self.unsent is not None:
             self._check_writing(now)
-        if self.flow.read_paused and self.phase is Phase.BODY:
-            self.since = now  # it is we who do not read
-        if now - self.since <= self.allowed or self.phase is Phase.RUN:
+        if self.phase is Phase.BODY and self.flow.read_paused:
+            # It is we who do not read.
+            self.since, self.deadline = now, max(self.deadline, now + self.limits.body_timeout)
+        late = now - self.since > self.allowed or (self.phase is Phase.BODY and now > self.deadline)
+        if not late or self.phase in {Phase.RUN, Phase.LAST}:
             return
         self.now = now
         if self.phase is Phase.HEAD:
@@ -208,11 +217,11 @@ class BrokerProtocol(HttpToolsProtocol):
 
         Closing with input unread resets the connection, and the client would lose the answer.
         """
-        if self.phase in {Phase.BODY, Phase.DRAIN} or (self.phase is Phase.CLOSING and not self.ended):
+        if self.phase in {Phase.BODY, Phase.DRAIN, Phase.LAST}:
             self.phase, self.since, self.allowed = Phase.CLOSING, self.loop.time(), self.limits.linger_timeout
             self.drained = 0
             self.flow.resume_reading()
-        else:
+        elif self.phase is not Phase.CLOSING:
             self._end()
 
     # Inside
@@ -238,21 +247,15 @@ class BrokerProtocol(HttpToolsProtocol):
         if cycle is not None:
             cycle.keep_alive = False
 
-    def _bound_partial_head(self, before: Phase) -> None:
+    def _bound_head_and_trailers(self, before: Phase) -> None:
         if self.begun > (before is Phase.WAIT):
             self.fed = 0  # it began somewhere inside this chunk; count from the next one
-        elif self.fed > self.limits.header_bytes:
-            self._refuse(Refusal(*self._headers_too_large()))
+        elif self.fed > self.limits.header_bytes and self.phase in {Phase.HEAD, Phase.BODY, Phase.DRAIN}:
+            self._refuse(refusal.headers_too_large(self.limits))
 
-    def _head_size(self) -> int:
-        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-
-    def _headers_too_large(self) -> tuple[str, str]:
-        return "headers_too_large", f"The headers may have at most {self.limits.header_bytes} bytes."
-
-    def _stop_parser(self, code: str, detail: str) -> None:
-        self.refusal = Refusal(code, detail)
-        raise self.refusal
+    def _stop_parser(self, refused: Refusal) -> None:
+        self.refused = refused
+        raise refused
 
     def _check_writing(self, now: float) -> None:
         size = self.raw.get_write_buffer_size()
@@ -261,22 +264,20 @@ class BrokerProtocol(HttpToolsProtocol):
         elif now - self.stalled_since > self.limits.body_timeout:
             self.raw.abort()
 
-    def _refuse(self, refusal: Refusal) -> None:
+    def _refuse(self, refused: Refusal) -> None:
         """Answer what is not a request of ours to serve, behind the responses that are still due."""
-        metrics.refused(refusal.code)
-        held = _refusals.admit()
-        if held is not None:
-            log.warning("request_refused", peer=self.client, reason=refusal.code, held_back=held)
+        refusal.report(refused, self.client)
         if self.phase is Phase.BODY:
             self._give_up_body()
         if self._busy():
             self._last_cycle_closes()
-            self.phase, self.allowed = Phase.CLOSING, float("inf")
-        elif self.phase is Phase.DRAIN or self.raw.is_closing():
+            self.phase = Phase.LAST
+        elif self.raw.is_closing():
             self._end()
         else:
-            self.raw.write(self._answer(refusal))
-            self.phase = Phase.CLOSING
+            if self.phase is not Phase.DRAIN:
+                self.raw.write(refusal.answer(refused, self.server_state.default_headers))
+                self.phase = Phase.LAST
             self.close_gently()
 
     def _give_up_body(self) -> None:
@@ -289,19 +290,6 @@ class BrokerProtocol(HttpToolsProtocol):
         self.cycle.message_event.set()
         if started:
             self.phase = Phase.DRAIN
-
-    def _answer(self, refusal: Refusal) -> bytes:
-        correlation_id = new_id()
-        body = problems.document(refusal.code, refusal.detail, correlation_id=correlation_id)
-        lines = [
-            *self.server_state.default_headers,
-            (b"content-type", problems.CONTENT_TYPE.encode()),
-            (b"content-length", b"%d" % len(body)),
-            (HEADER.encode(), correlation_id.encode()),
-            (b"connection", b"close"),
-        ]
-        head = b"".join(b"%s: %s\r\n" % line for line in lines)
-        return STATUS_LINE[problems.STATUS[refusal.code]] + head + b"\r\n" + body
 
 
 class Gentle:
@@ -320,11 +308,3 @@ class Gentle:
 
     def is_closing(self) -> bool:
         return self._protocol.phase is Phase.CLOSING or self._raw.is_closing()
-
-
-async def _overload(scope: Scope, receive: Receive, send: Send) -> None:
-    problem = problems.Problem("overloaded", "Too many requests are being served at once.")
-    await problems.response(problem)(scope, receive, send)
-
-
-_overloaded: Any = Correlation(_overload)
