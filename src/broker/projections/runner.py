@@ -109,8 +109,8 @@ class StreamRunner:
             if at.incarnation != self.feed.incarnation:
                 raise LogRefused(
                     f"{name} follows incarnation {at.incarnation} of stream {self.stream}, the log is "
-                    f"{self.feed.incarnation}: one of Redis and the database was restored without the other, or "
-                    "they do not belong together. Restore both from backups of the same time."
+                    f"{self.feed.incarnation}: one of Redis and the database was restored without the other, "
+                    "or they do not belong together. Restore both from backups of the same time."
                 )
 
     async def _step(self) -> bool:
