@@ -185,7 +185,7 @@ async def _server(parts: Parts, stop: asyncio.Event) -> None:
 
     async with _serving(parts, "server", stop) as common:
         queries = Queries(parts.settings.mysql_url or "")
-        await ServerRole(parts.settings, database=queries, **common).run(stop)
+        await ServerRole(parts.settings, database=queries, keyring=parts.keyring, **common).run(stop)
         await queries.close()
 
 

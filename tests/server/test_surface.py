@@ -23,6 +23,12 @@ INTERNAL = [
     ("PUT", "/internal/messages/01890000-0000-7000-8000-000000000000/status"),
 ]
 PUBLIC = ["/", "/health", "/openapi.json"]
+PEOPLE = [
+    ("POST", "/portal/auth/logout"),
+    ("GET", "/portal/profile"),
+    ("POST", "/portal/profile/password"),
+]
+SIGNING_IN = [("POST", "/portal/auth/login"), ("POST", "/portal/auth/refresh")]
 
 
 @pytest.mark.case("TC-S-002")
@@ -43,7 +49,21 @@ async def test_every_route_is_described_and_guarded_or_public(server):
     """No route is left out of the matrix above or of the document."""
     described = {(o.method.upper(), o.path) for o in api.OPERATIONS}
     guarded = {(m, p.replace("01890000-0000-7000-8000-000000000000", "{message_id}")) for m, p in INTERNAL}
-    assert described == guarded | {("GET", path) for path in (*PUBLIC, "/metrics")}
+    open_to_all = {*SIGNING_IN, *(("GET", path) for path in (*PUBLIC, "/metrics"))}
+    assert described == guarded | set(PEOPLE) | open_to_all
+
+
+@pytest.mark.case("TC-S-017")
+@pytest.mark.parametrize(("method", "path"), PEOPLE)
+async def test_what_people_do_needs_an_access_token(world, server, method, path):
+    """Without a token, with another scheme or rubbish: 401 before the body is looked at. A certificate is none."""
+    for name in (None, "internal", "demo"):
+        caller = Caller(server.port, world.contexts[name] if name else world.pki.client_context())
+        for header in (None, "Bearer", "Bearer ", "Bearer x.y.z", "Basic YTpi", "Bearer a, Bearer b"):
+            headers = {} if header is None else {"authorization": header}
+            refused = await caller.request(method, path, b"{", headers=headers)
+            assert (refused.status, refused.json["error"]) == (401, "unauthorized"), header
+            assert refused.headers["www-authenticate"].startswith("Bearer")
 
 
 @pytest.mark.case("TC-M-012")

@@ -120,8 +120,8 @@ class World:
         async with self.parts(url) as parts:
             cert, key = self.pki.server
             role = ServerRole(
-                settings or self.settings, **parts, database=database, cert=cert, key=key,
-                ca=self.pki.ca, certificate_ends_ms=self.service_ends_ms,
+                settings or self.settings, **parts, database=database, keyring=self.keyring, cert=cert,
+                key=key, ca=self.pki.ca, certificate_ends_ms=self.service_ends_ms,
             )  # fmt: skip
             async with _running(role) as running:
                 running.trust, running.role = parts["trust"], role

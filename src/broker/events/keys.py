@@ -32,6 +32,10 @@ class StreamKeys:
         """String with expiry: the result of an append, so that a retry answers instead of appending."""
         return f"{self.base}:batch:{batch_id}"
 
+    def login(self, kind: str, name: str) -> str:
+        """String with expiry: what the throttle of sign-ins counts or knows under this name."""
+        return f"{self.base}:login:{kind}:{name}"
+
 
 class PartitionKeys(StreamKeys):
     """Keys of a partition of message events; all but `events` are derived from it."""

@@ -27,6 +27,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     errors: Sequence[int] = ()
     parameters: Sequence[Mapping[str, Any]] = ()
     certificate: bool = True
+    bearer: bool = False
+    """An access token instead of a certificate."""
 
 
 def document(title: str, description: str, operations: Sequence[Operation]) -> dict[str, Any]:
@@ -37,6 +39,9 @@ def document(title: str, description: str, operations: Sequence[Operation]) -> d
             types += _types(content)
     schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     by_type = dict(zip(types, schemas, strict=True))
+    schemes: dict[str, Any] = {"certificate": {"type": "mutualTLS"}}
+    if any(operation.bearer for operation in operations):
+        schemes["bearer"] = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
         paths.setdefault(operation.path, {})[operation.method] = _operation(operation, by_type)
@@ -46,7 +51,7 @@ def document(title: str, description: str, operations: Sequence[Operation]) -> d
         "paths": paths,
         "components": {
             "schemas": components,
-            "securitySchemes": {"certificate": {"type": "mutualTLS"}},
+            "securitySchemes": schemes,
         },
     }
 
@@ -73,7 +78,10 @@ def _operation(operation: Operation, schemas: Mapping[Any, Any]) -> dict[str, An
             "content": {CONTENT_TYPE: {"schema": schema}},
         }
     out["responses"] = responses
-    out["security"] = [{"certificate": []}] if operation.certificate else []
+    if operation.bearer:
+        out["security"] = [{"bearer": []}]
+    else:
+        out["security"] = [{"certificate": []}] if operation.certificate else []
     return out
 
 

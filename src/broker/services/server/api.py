@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from broker.services.server import wire
+from broker.services.server import portal_api, wire
 from broker.web import openapi
 from broker.web.health import Answer
 from broker.web.openapi import Operation, path_parameter
@@ -17,12 +17,14 @@ def document() -> dict[str, Any]:
     """What `/openapi.json` serves and `schemas/openapi-server.json` holds."""
     return openapi.document(
         "Message broker: server",
-        "The internal API takes client certificates of the roles gateway, worker and internal.",
+        "The internal API takes client certificates of the roles gateway, worker and internal; "
+        "people's take access tokens, which signing in gives.",
         OPERATIONS,
     )
 
 
 OPERATIONS = [
+    *portal_api.OPERATIONS,
     Operation(
         method="post",
         path="/internal/messages/register",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from broker.events.registration import Registration
@@ -29,9 +31,10 @@ def build(
     checks: Checks,
     *,
     partitions: int,
+    people: Sequence[BaseRoute] = (),
     metrics_public: bool = False,
 ) -> ASGIApp:
-    """The application out of its parts."""
+    """The application out of its parts; `people` are the routes that take access tokens."""
     internal = Admission(trust, INTERNAL)
     anybody = Admission(trust)
     status = UpdateStatus(internal, outcomes, partitions)
@@ -56,6 +59,7 @@ def build(
         ),
         Route("/internal/messages/status", status.post, methods=["POST"]),
         Route("/internal/messages/{message_id}/status", status.put, methods=["PUT"]),
+        *people,
     ]
     return application.build(routes, role="server")
 

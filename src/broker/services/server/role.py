@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
+from broker import lifecycle
 from broker.domain.retry import RetryPolicy
 from broker.events.acceptance import Acceptance
 from broker.events.appender import Appender
 from broker.events.connection import Redis
+from broker.events.keyring import Keyring
 from broker.events.keys import LogKeys
 from broker.events.log_identity import LogIdentity
 from broker.events.probe import Full, Probe
@@ -17,8 +19,10 @@ from broker.events.registration import Registration
 from broker.events.sealing import Sealer
 from broker.events.trust import Trust
 from broker.services.server import app
-from broker.services.server.health import Checks, Database
+from broker.services.server.health import Checks
 from broker.services.server.outcomes import Outcomes
+from broker.services.server.people import People
+from broker.services.server.visibility import ReadModels
 from broker.settings import Settings
 from broker.web import tls
 from broker.web.limits import Limits
@@ -39,10 +43,11 @@ class ServerRole:
         redis: Redis,
         keys: LogKeys,
         identity: LogIdentity,
+        keyring: Keyring,
         sealer: Sealer,
         trust: Trust,
         appender: Appender,
-        database: Database | None,
+        database: ReadModels | None,
         cert: Path,
         key: Path,
         ca: Path,
@@ -60,6 +65,9 @@ class ServerRole:
             settings.retry_jitter,
             settings.max_attempts,
         )
+        self._people = People(
+            settings, redis=redis, keys=keys, identity=identity, keyring=keyring, models=database
+        )
         probe = Probe(redis, keys, identity, trust, full)
         self.app = app.build(
             trust,
@@ -67,26 +75,32 @@ class ServerRole:
             Outcomes(redis, keys, identity, policy),
             Checks(probe, database, certificate_ends_ms=certificate_ends_ms),
             partitions=len(keys.partitions),
+            people=self._people.routes(),
             metrics_public=settings.metrics_public,
         )
 
     async def run(self, stop: asyncio.Event, on_bound: Callable[[int], None] | None = None) -> None:
         """Serve until `stop`. Starts without a proof of trust: health then says what it waits for."""
-        settings = self._settings
         try:
-            await serve(
-                self.app,
-                host=settings.server_host,
-                port=settings.server_port,
-                stop=stop,
-                ssl_context=self._context,
-                grace=settings.grace_period,
-                limits=Limits(
-                    header_timeout=settings.header_timeout,
-                    body_timeout=settings.body_timeout,
-                    idle_timeout=settings.idle_timeout,
-                ),
-                on_bound=on_bound,
-            )
+            async with lifecycle.running(self._people.failures.run(), on_failure=stop.set):
+                await self._serve(stop, on_bound)
         finally:
             await self._appender.aclose()
+
+    async def _serve(self, stop: asyncio.Event, on_bound: Callable[[int], None] | None) -> None:
+        settings = self._settings
+        await serve(
+            self.app,
+            host=settings.server_host,
+            port=settings.server_port,
+            stop=stop,
+            ssl_context=self._context,
+            grace=settings.grace_period,
+            limits=Limits(
+                header_timeout=settings.header_timeout,
+                body_timeout=settings.body_timeout,
+                idle_timeout=settings.idle_timeout,
+            ),
+            on_bound=on_bound,
+        )
+        await self._people.failures.aclose()

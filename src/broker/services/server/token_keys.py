@@ -1,7 +1,7 @@
-"""The keys that sign access tokens: one private file beside the keyring, sealed by its master key.
+"""The keys that sign access tokens: one private file sealed by the keyring's master key.
 
 One key signs; those it replaced still verify, so that a rotation logs nobody out. Every server needs the same
-file, as it needs the same keyring; it is made at the first start.
+file, as it needs the same keyring; the first to start makes it.
 """
 
 from __future__ import annotations
@@ -68,13 +68,11 @@ class TokenKeys:
         """Read the file, made if missing. Raises TokenKeyError, KeyUnavailable, Undecryptable."""
         keys = cls(path, keyring)
         try:
-            with private_files.exclusive(path):
-                if not path.exists():
-                    keys._write([_new()])
-                elif keys._load() != keyring.active_id:
-                    # The master key that seals it may be removed one day.
-                    keys._write(keys._read()[1])
-            keys._load()
+            # The master key that seals it may be removed one day.
+            if not path.exists() or keys._load() != keyring.active_id:
+                with private_files.exclusive(path):
+                    keys._write(keys._read()[1] if path.exists() else [_new()])
+                keys._load()
         except OSError as error:
             raise TokenKeyError(f"{path}: {error.strerror}.") from None
         return keys

@@ -1,0 +1,156 @@
+"""Signing in and out, and one's own profile: /portal/auth/… and /portal/profile…"""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Scope
+
+from broker import telemetry
+from broker.domain.users import UserEntry
+from broker.errors import ValidationError
+from broker.events.access import AccessLog
+from broker.events.login_throttle import Throttled
+from broker.events.sessions import Session, SessionEnded, Sessions
+from broker.events.sign_in import SignIn, SignInRefused
+from broker.events.types import LoggedOut
+from broker.events.user_commands import UserCommands
+from broker.services.server import bearer, portal_wire, visibility
+from broker.services.server.bearer import Bearer
+from broker.services.server.tokens import LIFETIME, Tokens
+from broker.services.server.visibility import ReadModels
+from broker.web import body
+from broker.web.problems import Problem
+
+MAX_BYTES = 8 * 1024
+# RFC 6749, section 5.1: nobody on the way may keep a token.
+_UNKEPT = {"cache-control": "no-store"}
+
+_login = body.Reader(portal_wire.Login)
+_refresh = body.Reader(portal_wire.Refresh)
+_password = body.Reader(portal_wire.PasswordChange)
+
+
+class Portal:
+    """The endpoints."""
+
+    def __init__(
+        self,
+        *,
+        admitted: Bearer,
+        tokens: Tokens,
+        sessions: Sessions,
+        sign_in: SignIn,
+        commands: UserCommands,
+        access: AccessLog,
+        models: ReadModels | None,
+    ) -> None:
+        self._admitted = admitted
+        self._tokens = tokens
+        self._sessions = sessions
+        self._sign_in = sign_in
+        self._commands = commands
+        self._access = access
+        self._models = models
+
+    def routes(self) -> list[Route]:
+        """All of them."""
+        return [
+            Route("/portal/auth/login", self.login, methods=["POST"]),
+            Route("/portal/auth/refresh", self.refresh, methods=["POST"]),
+            Route("/portal/auth/logout", self.logout, methods=["POST"]),
+            Route("/portal/profile", self.profile, methods=["GET"]),
+            Route("/portal/profile/password", self.password, methods=["POST"]),
+        ]
+
+    async def login(self, request: Request) -> Response:
+        """A pair of tokens for e-mail address and password."""
+        given = await _read(request, _login)
+        try:
+            session = await self._sign_in(given.email, given.password, _address(request.scope))
+        except SignInRefused as error:
+            raise Problem(
+                "unauthorized", error.message, headers={"www-authenticate": 'Bearer realm="broker"'}
+            ) from None
+        except Throttled as error:
+            raise _later(error) from None
+        return _answer(self._pair(session))
+
+    async def refresh(self, request: Request) -> Response:
+        """The next pair of tokens; the one before is dead."""
+        given = await _read(request, _refresh)
+        try:
+            session = await self._sessions.rotate(given.refresh_token)
+        except SessionEnded as error:
+            bearer.refuse(error.message)
+        return _answer(self._pair(session))
+
+    async def logout(self, request: Request) -> Response:
+        """End the session that the access token names."""
+        caller = await self._admitted(request.scope)
+        if await self._sessions.end(caller.session_id):
+            event = LoggedOut(caller.user.user_id)
+            await self._access.append(
+                (caller.actor, event), actor=caller.actor, correlation_id=telemetry.correlation.get()
+            )
+        return Response(status_code=204)
+
+    async def profile(self, request: Request) -> Response:
+        """Who is signed in."""
+        caller = await self._admitted(request.scope)
+        return _answer(_profile(caller.user))
+
+    async def password(self, request: Request) -> Response:
+        """Another password: every session ends, and a new one begins."""
+        caller = await self._admitted(request.scope)
+        given = await _read(request, _password)
+        try:
+            good = await self._sign_in.check(caller.user, given.current_password, _address(request.scope))
+        except Throttled as error:
+            raise _later(error) from None
+        if not good:
+            raise ValidationError("current_password", "is not your password")
+        if given.new_password == given.current_password:
+            raise ValidationError("new_password", "must be another one")
+        try:
+            done = await self._commands.change_password(
+                caller.user.user_id,
+                given.new_password,
+                actor=caller.actor,
+                correlation_id=telemetry.correlation.get(),
+            )
+        except ValidationError as error:
+            raise ValidationError("new_password", error.reason) from None
+        visible = await visibility.wait(self._models, done.positions, "users")
+        pair = self._pair(await self._sessions.start(done.value))
+        return _answer(portal_wire.PasswordChanged(**msgspec.structs.asdict(pair), visible=visible))
+
+    def _pair(self, session: Session) -> portal_wire.TokenPair:
+        user = session.user
+        access = self._tokens.issue(user.user_id, user.role, session.session_id)
+        return portal_wire.TokenPair(access, session.refresh_token, "bearer", LIFETIME, _profile(user))
+
+
+async def _read(request: Request, reader: body.Reader[body.T]) -> body.T:
+    body.media_type(request.scope, (body.JSON,))
+    return reader.decode(await body.read(request.scope, request.receive, MAX_BYTES))
+
+
+def _profile(user: UserEntry) -> portal_wire.Profile:
+    return portal_wire.Profile(user.user_id, user.email, user.role, user.client_ids)  # type: ignore[arg-type]
+
+
+def _answer(content: msgspec.Struct) -> Response:
+    return Response(msgspec.json.encode(content), headers=_UNKEPT, media_type=body.JSON)
+
+
+def _address(scope: Scope) -> str:
+    """Where the request comes from; headers that a client can write say nothing."""
+    client = scope.get("client")
+    return str(client[0]) if client else "unknown"
+
+
+def _later(error: Throttled) -> Problem:
+    return Problem("rate_limit_exceeded", str(error), retry_after=error.retry_after)

@@ -1,0 +1,35 @@
+"""Whether what a command changed can be read yet."""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from broker.errors import StoreUnavailable
+from broker.events.positions import Position
+from broker.services.server.health import Database
+
+WITHIN: Final = 1.0
+"""Seconds that an answer waits for its read model."""
+
+
+class ReadModels(Database, Protocol):
+    """The read models' database."""
+
+    async def wait_passed(
+        self, position: Position, projection: str = "messages", *, within: float = 1.0
+    ) -> bool: ...
+
+
+async def wait(
+    models: ReadModels | None, positions: tuple[Position, ...], projection: str, *, within: float = WITHIN
+) -> bool:
+    """Wait, bounded, until the projection has applied these events; False when that cannot be said."""
+    if not positions:
+        return True
+    if models is None:
+        return False
+    try:
+        return await models.wait_passed(max(positions), projection, within=within)
+    except StoreUnavailable:
+        # The change itself is durable; only whether the table has it is unknown.
+        return False
