@@ -67,7 +67,7 @@ class Failures:
                 ),
                 actor="system",
             )
-        except BrokerError:
+        except BaseException:  # being cancelled too
             self._counts.update(taken)
             raise
 

@@ -18,10 +18,12 @@ from broker.events.probe import Full, Probe
 from broker.events.registration import Registration
 from broker.events.sealing import Sealer
 from broker.events.trust import Trust
+from broker.projections.queries import Queries
 from broker.services.server import app
 from broker.services.server.health import Checks
 from broker.services.server.outcomes import Outcomes
 from broker.services.server.people import People
+from broker.services.server.reading.routes import routes as reading_routes
 from broker.services.server.visibility import ReadModels
 from broker.settings import Settings
 from broker.web import tls
@@ -68,6 +70,16 @@ class ServerRole:
         self._people = People(
             settings, redis=redis, keys=keys, identity=identity, keyring=keyring, models=database
         )
+        reads = reading_routes(
+            self._people.admitted,
+            database if isinstance(database, Queries) else None,
+            self._people.access,
+            redis=redis,
+            keys=keys,
+            identity=identity,
+            sealer=sealer,
+            trust=trust,
+        )
         probe = Probe(redis, keys, identity, trust, full)
         self.app = app.build(
             trust,
@@ -75,7 +87,7 @@ class ServerRole:
             Outcomes(redis, keys, identity, policy),
             Checks(probe, database, certificate_ends_ms=certificate_ends_ms),
             partitions=len(keys.partitions),
-            people=self._people.routes(),
+            people=[*self._people.routes(), *reads],
             metrics_public=settings.metrics_public,
         )
 
@@ -85,6 +97,7 @@ class ServerRole:
             async with lifecycle.running(self._people.failures.run(), on_failure=stop.set):
                 await self._serve(stop, on_bound)
         finally:
+            await self._people.failures.aclose()
             await self._appender.aclose()
 
     async def _serve(self, stop: asyncio.Event, on_bound: Callable[[int], None] | None) -> None:
@@ -103,4 +116,3 @@ class ServerRole:
             ),
             on_bound=on_bound,
         )
-        await self._people.failures.aclose()

@@ -18,7 +18,7 @@ from joserfc.jwk import OKPKey
 from msgspec import Meta, structs
 
 from broker import clock
-from broker.errors import BrokerError
+from broker.errors import KeyUnavailable, Undecryptable
 from broker.events import private_files
 from broker.events.keyring import Keyring
 
@@ -27,10 +27,8 @@ KEPT_MS: Final = 24 * 3_600_000
 _AAD: Final = b"broker token keys 1"
 
 
-class TokenKeyError(BrokerError):
+class TokenKeyError(KeyUnavailable):
     """The keys that sign access tokens cannot be used."""
-
-    code = "token_keys"
 
 
 class _Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,7 +63,7 @@ class TokenKeys:
 
     @classmethod
     def open(cls, path: Path, keyring: Keyring) -> TokenKeys:
-        """Read the file, made if missing. Raises TokenKeyError, KeyUnavailable, Undecryptable."""
+        """Read the file, made if missing. Raises TokenKeyError, or KeyUnavailable without its master key."""
         keys = cls(path, keyring)
         try:
             # The master key that seals it may be removed one day.
@@ -139,6 +137,8 @@ class TokenKeys:
         except (msgspec.MsgspecError, UnicodeDecodeError):
             # The reason is left out: it may quote what the file holds.
             raise TokenKeyError(f"{self.path} is damaged; without it a new one is made.") from None
+        except Undecryptable as error:
+            raise TokenKeyError(f"{self.path}: {error}") from None
 
     def _write(self, keys: list[_Key]) -> None:
         master, sealed = self._keyring.wrap(msgspec.msgpack.encode(keys), _AAD)
