@@ -1,0 +1,1 @@
+"""What people read through the API: messages, figures, history."""
