@@ -70,11 +70,13 @@ class Listed(msgspec.Struct, frozen=True):
 
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """The last message of a page and the number of the next one; opaque text outside."""
+    """The last message of a page, the number of the next one, and the count; opaque text outside."""
 
     queued_at: Annotated[int, Meta(ge=0, le=253_402_300_799_999)]
     message_id: Annotated[bytes, Meta(min_length=16, max_length=16)]
     page: Annotated[int, Meta(ge=2, le=2**40)]
+    counted: Annotated[int, Meta(ge=0, le=BOUND + 1)]
+    """How many matched when the first page was read: counting costs more than a page."""
 
     def text(self) -> str:
         """The form that callers hand on."""
@@ -84,8 +86,8 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 class Page(msgspec.Struct, frozen=True):
     """`messages` of page `page`, and where they stand among all that match.
 
-    `total` counts up to BOUND; `total_exact` is false where there are more, and then `pages` is how far page
-    numbers go. `next` is None at the end.
+    `total` counts up to BOUND, and on a walk by cursor stays that of its first page. `total_exact` is false
+    where there are more, and then `pages` is how far page numbers go. `next` is None at the end.
     """
 
     messages: list[Listed]
@@ -121,14 +123,17 @@ async def page(store: Store, wanted: Filter, *, per_page: int, at: int | Cursor 
     if not keys:
         return Page([], 0, True, number, per_page, 0, None)
     rows = await store.select(*page_query(wanted, keys, at, per_page + 1))
-    counted = int((await store.select(*count_query(wanted, keys)))[0]["n"])
+    if isinstance(at, Cursor):
+        counted = at.counted
+    else:
+        counted = int((await store.select(*count_query(wanted, keys)))[0]["n"])
     exact = counted <= BOUND
     total = min(counted, BOUND)
     listed = [_listed(row) for row in rows[:per_page]]
     following = None
     if len(rows) > per_page:
         last = listed[-1]
-        following = Cursor(last.queued_at, ids.parse(last.message_id), number + 1)
+        following = Cursor(last.queued_at, ids.parse(last.message_id), number + 1, counted)
     pages = -(-total // per_page) if exact else max(1, BOUND // per_page)
     return Page(listed, total, exact, number, per_page, pages, following)
 
@@ -150,6 +155,9 @@ class Branch(msgspec.Struct, frozen=True):
     index: str
     where: str
     args: tuple[str, ...]
+    owned: str = ""
+    owners: tuple[str, ...] = ()
+    """A condition on the row, which no match can fail: it guards what is shown, and need not be counted."""
 
 
 def _branches(wanted: Filter) -> list[Branch]:
@@ -164,9 +172,7 @@ def _branches(wanted: Filter) -> list[Branch]:
             # The hashes are the clients' own already; a caller's mistake must not show another's messages.
             owned, owners = f" AND client_id IN ({_marks(clients)})", clients
         return [
-            Branch(
-                "number_queued", f"sender_number_hashed=%s AND status=%s{owned}", (hashed, status, *owners)
-            )
+            Branch("number_queued", "sender_number_hashed=%s AND status=%s", (hashed, status), owned, owners)
             for hashed in sorted({value.hex() for value in wanted.number_hashes})
             for status in statuses
         ]
@@ -208,9 +214,9 @@ def page_query(
     for branch in branches:
         parts.append(
             f"(SELECT message_id AS id,queued_at AS q FROM messages FORCE INDEX ({branch.index}) "
-            f"WHERE {branch.where}{where} {order} LIMIT {offset + limit})"
+            f"WHERE {branch.where}{branch.owned}{where} {order} LIMIT {offset + limit})"
         )
-        args += [*branch.args, *more]
+        args += [*branch.args, *branch.owners, *more]
     keys = f"{' UNION ALL '.join(parts)} ORDER BY q DESC,id DESC LIMIT {limit} OFFSET {offset}"
     # Rows are read for the page alone; what is passed over is read in the index.
     columns = ",".join(f"m.{name}" for name in COLUMNS.split(","))
