@@ -26,6 +26,7 @@ from broker.settings import Settings
 log = telemetry.get_logger(__name__)
 
 prepare = preparation.prepare
+check_redis = preparation.check_redis
 opened = preparation.opened
 
 EXIT_FAILED: Final = 1

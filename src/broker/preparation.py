@@ -17,7 +17,7 @@ import msgspec
 from broker import clock
 from broker.domain.certificates import CertificateEntry
 from broker.domain.clients import ClientEntry
-from broker.errors import Conflict
+from broker.errors import BrokerError, Conflict, LogUnavailable, UnsafeRedis
 from broker.events import connection, durability, log_identity
 from broker.events.certificate_commands import CertificateCommands
 from broker.events.client_commands import ClientCommands
@@ -28,14 +28,23 @@ from broker.events.keys import LogKeys
 from broker.events.log_identity import LogIdentity
 from broker.events.user_commands import ADMINS, UserCommands
 from broker.services.ca import authority, files
-from broker.services.ca.authority import Authority, Issued
-from broker.settings import Settings
+from broker.services.ca.authority import Authority, BrokenAuthority, Issued
+from broker.settings import Settings, safe_url
 
 SERVICES: Final = ("gateway", "server", "worker", "internal")
 DEMO_CLIENT: Final = "demo"
 FIRST_ADMIN: Final = "admin@example.com"
 RENEW_DAYS: Final = 30
 ACTOR: Final = "system"
+
+
+class SetupError(BrokerError):
+    """It could not be set up."""
+
+    code = "setup_failed"
+
+    def __str__(self) -> str:
+        return self.detail
 
 
 class Tools(msgspec.Struct, frozen=True):
@@ -71,7 +80,7 @@ async def opened(settings: Settings, *, create: bool = False) -> AsyncIterator[T
     try:
         if create:
             await durability.check(redis, settings)
-            keyring = _keyring(settings)
+            keyring = await _keyring(redis, settings)
             identity = await log_identity.create(redis, settings)
         else:
             identity = await log_identity.load(redis, settings)
@@ -79,6 +88,24 @@ async def opened(settings: Settings, *, create: bool = False) -> AsyncIterator[T
         keys = LogKeys(settings.log_name, identity.partitions)
         registry = Registry(redis, keys.control, identity.incarnations[keys.control.stream])
         yield Tools(settings, redis, keys, identity, keyring, registry)
+    finally:
+        await redis.aclose()
+
+
+async def check_redis(settings: Settings) -> None:
+    """Look at a Redis of the user's own before anything is started. Raises SetupError, UnsafeRedis."""
+    shown = safe_url(settings.redis_url or "")
+    remedy = "Start it, or correct redis_url (BROKER_REDIS_URL)."
+    try:
+        redis = connection.connect(settings.redis_url or "", timeout=settings.redis_timeout)
+    except ValueError as error:
+        raise SetupError(f"redis_url ({shown}) is not an address: {error}.") from error
+    try:
+        await durability.check(redis, settings)
+    except UnsafeRedis as error:
+        raise UnsafeRedis(f"{error.detail} It is {shown}.") from None
+    except LogUnavailable as error:
+        raise SetupError(f"Redis at {shown} cannot be used: {error.detail.rstrip('.')}. {remedy}") from error
     finally:
         await redis.aclose()
 
@@ -99,20 +126,28 @@ async def prepare(settings: Settings) -> list[str]:
         return lines
 
 
-def _keyring(settings: Settings) -> Keyring:
+async def _keyring(redis: Redis, settings: Settings) -> Keyring:
     path = settings.keyring_path
     if path.exists():
         return Keyring.load(path, settings.key_passphrase)
-    if log_identity.read_file(settings) is not None:
+    if await log_identity.exists(redis, settings):
         # A new keyring could open nothing of what this log holds, and would hide the loss.
-        raise KeyringError(f"{path} is missing, but the log exists; restore it from its backup.")
+        raise KeyringError(f"{path} is missing, but the log exists; restore the file from its backup.")
     return Keyring.create(path, settings.key_passphrase)
 
 
 def _authority(settings: Settings) -> tuple[Authority, list[str]]:
     directory = settings.certs_dir
-    if (directory / authority.CERTIFICATE_FILE).exists():
+    certificate, key = directory / authority.CERTIFICATE_FILE, directory / authority.KEY_FILE
+    if certificate.exists() and key.exists():
         return Authority.load(directory, settings.key_passphrase), []
+    for there, missing in ((certificate, key), (key, certificate)):
+        if there.exists():
+            # Made anew, it would void every client's certificate without a word.
+            raise BrokenAuthority(
+                f"{missing} is missing; restore it from a backup. To begin a new authority instead, remove "
+                f"{there}, too: every client then needs a new certificate."
+            )
     made = Authority.create(directory, settings.key_passphrase)
     return made, [f"Made the certificate authority {directory / authority.CERTIFICATE_FILE}."]
 
@@ -127,13 +162,15 @@ async def _certificate(
     certificate, key = pair
     known = None
     if certificate.exists() and key.exists():
-        current = authority.read_certificate(certificate)
+        current = _readable(certificate)
         known = await tools.registry.read(certificate_field(current.fingerprint), CertificateEntry)
-        if known is None:
+        # A producer that was revoked stays out; a service could not work.
+        welcome = known is None or known.status == "active" or role == "producer"
+        if welcome and ca.issued(certificate) and not authority.expires_within(certificate, RENEW_DAYS):
+            if known is not None:
+                return []
             await _record(tools, current, name, role)
             return [f"Registered {certificate}."]
-        if not authority.expires_within(certificate, RENEW_DAYS):
-            return []
     issued = ca.issue(name, role)
     if known is not None and known.status == "active":
         entry = issued.entry(name, role, issued_at_ms=clock.now_ms())
@@ -147,6 +184,13 @@ async def _certificate(
         key_pem=(issued.private_key_pem or "").encode(),
     )
     return [f"Issued {certificate}."]
+
+
+def _readable(certificate: Path) -> Issued:
+    try:
+        return authority.read_certificate(certificate)
+    except BrokenAuthority as error:
+        raise BrokenAuthority(f"{error.detail} Remove it; the next `broker up` makes another.") from error
 
 
 async def _record(tools: Tools, issued: Issued, name: str, role: str) -> None:

@@ -25,13 +25,19 @@ PREFIX = "BROKER_"
 RESERVED = frozenset({"config", "debug", "caller_dir"})
 
 Port = Annotated[int, Meta(ge=0, le=65535, description="a TCP port, 0 for any free one")]
-Seconds = Annotated[float, Meta(gt=0, description="seconds, more than 0")]
+YEAR = 365 * 24 * 3600
+Seconds = Annotated[
+    float, Meta(gt=0, le=YEAR, description="seconds, more than 0 and at most a year (31536000)")
+]
 RedisUrl = Annotated[
     str, Meta(pattern="^(rediss?|unix)://", description="a redis://, rediss:// or unix:// address")
 ]
 MysqlUrl = Annotated[
     str,
-    Meta(pattern="^mysql(\\+[a-z]+)?://", description="a mysql://user:password@host:port/database address"),
+    Meta(
+        pattern="^mysql(\\+[a-z]+)?://[^/]*/[^/?]+",
+        description="a mysql://user:password@host:port/database address",
+    ),
 ]
 HttpsUrl = Annotated[str, Meta(pattern="^https://", description="an https:// address")]
 LogName = Annotated[
@@ -57,7 +63,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     redis_timeout: Seconds = 5.0
     log_full_ratio: Annotated[float, Meta(gt=0, le=1)] = 0.9
     disk_free_min_mb: Annotated[int, Meta(ge=0)] = 256
-    embedded_maxmemory_mb: Annotated[int, Meta(ge=16)] = 2048
+    embedded_maxmemory_mb: Annotated[int, Meta(ge=16, le=1 << 24)] = 2048
     idempotency_hours: Annotated[int, Meta(ge=1, le=24 * 30)] = 24
 
     # Read models. Without `mysql_url` the embedded MariaDB of `data_dir` is used.
@@ -69,7 +75,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     gateway_port: Port = 8001
     gateways: Annotated[int, Meta(ge=1, le=64)] = 1
     gateway_in_flight: Count = 4096
-    rate_limit_per_second: Annotated[float, Meta(ge=0, description="messages a second, 0 for no limit")] = 0.0
+    rate_limit_per_second: Annotated[
+        float, Meta(ge=0, le=1_000_000, description="messages a second, 0 for no limit, at most 1000000")
+    ] = 0.0
     server_host: str = "127.0.0.1"
     server_port: Port = 8000
     server_url: HttpsUrl | None = None
@@ -181,7 +189,7 @@ def shown(settings: Settings) -> dict[str, Any]:
         if isinstance(value, Path):
             value = str(value)
         elif field.name in SECRET_URLS and value:
-            value = _hide_password(value)
+            value = safe_url(value)
         elif field.name == "key_passphrase" and value:
             value = "(set)"
         out[field.name] = value
@@ -282,9 +290,14 @@ def _range(kind: Any) -> str:
     return f", {' and '.join(parts)}" if parts else ""
 
 
-def _hide_password(url: str) -> str:
+def safe_url(url: str) -> str:
+    """`url` with its passwords hidden, fit to print."""
     parts = urlsplit(url)
-    if parts.password is None:
+    query = re.sub(r"(password=)[^&]*", r"\1***", parts.query)
+    host = parts.netloc
+    if "@" in host:
+        user, _, place = host.rpartition("@")
+        host = f"{user.partition(':')[0]}:***@{place}" if ":" in user else host
+    if (host, query) == (parts.netloc, parts.query):
         return url
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
+    return urlunsplit(parts._replace(netloc=host, query=query))

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,14 @@ class Checkout:
     @property
     def calls(self) -> list[str]:
         return self.recorded.read_text().splitlines() if self.recorded.exists() else []
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """A run in the background ignores SIGINT, its children inherit that, and no shell can trap it then."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

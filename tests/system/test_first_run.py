@@ -75,12 +75,19 @@ async def test_secrets_are_for_the_owner_only(shared_system: System) -> None:
 
 
 async def test_up_again_says_that_it_runs(shared_system: System) -> None:
-    """A second `up` on the same data is refused with a sentence, and changes nothing."""
+    """`up --detach` can be called at any time; other numbers, or a terminal to hold, are refused in a sentence."""
     before = shared_system.members()
+    pid = shared_system.status()["pid"]
     again = shared_system.run("up", "--detach")
-    assert again.returncode == 1
-    assert "Traceback" not in again.stderr
-    assert str(shared_system.status()["pid"]) in again.stdout + again.stderr
+    assert again.returncode == 0
+    assert f"Everything runs already (PID {pid})" in again.stdout
+    assert shared_system.members()["gateway"]["url"] in again.stdout
+    for args, says in ((["--detach", "--workers", "2"], "workers = 1, not 2"), ([], "broker down")):
+        refused = shared_system.run("up", *args)
+        assert refused.returncode == 1
+        assert str(pid) in refused.stderr
+        assert says in refused.stderr
+        assert "Traceback" not in refused.stderr
     assert {name: one["pid"] for name, one in shared_system.members().items()} == {
         name: one["pid"] for name, one in before.items()
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import NoReturn
@@ -13,6 +14,13 @@ from broker.errors import BrokerError, Conflict, NotFound, SettingsError, Valida
 
 FAILED = 1
 USAGE = 2
+# What to do about a file that cannot be used.
+REMEDIES = {
+    errno.EACCES: " Run this as the user that owns it, or let this user in.",
+    errno.EPERM: " Run this as the user that owns it, or let this user in.",
+    errno.EROFS: " Choose a place that can be written to, with --data or data_dir (BROKER_DATA_DIR).",
+    errno.ENOSPC: " Free some space.",
+}
 
 
 @click.group(
@@ -69,11 +77,16 @@ def main() -> NoReturn:
 def _fail(error: Exception, code: int) -> NoReturn:
     if os.environ.get("BROKER_DEBUG"):
         raise error
-    text = str(error) if isinstance(error, BrokerError) else f"{type(error).__name__}: {error}"
+    click.echo(f"Error: {_text(error)}", err=True)
+    sys.exit(code)
+
+
+def _text(error: Exception) -> str:
     if isinstance(error, Conflict | NotFound | ValidationError) and error.detail:
         # What is particular says it all; "There is no such thing." before it helps nobody.
-        text = error.detail
-    if not isinstance(error, BrokerError):
-        text += " (BROKER_DEBUG=1 shows where)"
-    click.echo(f"Error: {text}", err=True)
-    sys.exit(code)
+        return error.detail
+    if isinstance(error, BrokerError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}.{REMEDIES.get(error.errno or 0, '')}"
+    return f"{type(error).__name__}: {error} (BROKER_DEBUG=1 shows where)"

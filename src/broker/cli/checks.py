@@ -115,7 +115,8 @@ def listening(settings: Settings) -> Iterator[Finding]:
     for problem in taken:
         yield Finding("ports", "failed", problem, "end that process, or choose another port with the setting")
     if not taken:
-        yield Finding("ports", "ok", ", ".join(str(claim.port) for claim in claims(settings)) + " are free")
+        free = ", ".join(str(claim.port) for claim in claims(settings) if claim.port)
+        yield Finding("ports", "ok", f"{free} are free" if free else "any free ones are taken")
 
 
 async def redis(settings: Settings, *, embedded_down: bool) -> Finding:

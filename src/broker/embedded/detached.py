@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from broker.embedded.process import EmbeddedError
-from broker.embedded.state import RunLock, alive, created, read
+from broker.embedded.state import RunLock, State, alive, created, read
 from broker.errors import BrokerError
 from broker.settings import PREFIX, Settings, to_environ
 
@@ -26,7 +26,17 @@ class StillStopping(BrokerError):
 
 
 def start(settings: Settings, echo: Callable[[str], None]) -> None:
-    """Start it and return once everything runs; `echo` gets its progress. Raises EmbeddedError."""
+    """Start it and return once everything runs; `echo` gets its progress. Raises EmbeddedError.
+
+    Where everything runs already, that is all it says.
+    """
+    running = read(settings.data_dir)
+    if running is not None and running.phase == "running" and alive(running.pid, running.created):
+        _check_same(settings, running)
+        echo(f"Everything runs already (PID {running.pid}); `broker down` stops it.")
+        for line in running.summary:
+            echo(line)
+        return
     with RunLock(settings.data_dir):
         pass
     output = settings.data_dir / "log" / "up.log"
@@ -44,11 +54,23 @@ def start(settings: Settings, echo: Callable[[str], None]) -> None:
     try:
         _follow(process, settings.data_dir, echo)
     except KeyboardInterrupt:
+        echo("Stopping")
         process.terminate()
         process.wait()
         raise
     if process.poll() is not None:
         raise EmbeddedError(_said(output, offset) or f"It ended with {process.returncode}.")
+
+
+def _check_same(settings: Settings, running: State) -> None:
+    """Raises EmbeddedError when other numbers of processes are asked for than those that run."""
+    for role, wanted in (("worker", settings.workers), ("gateway", settings.gateways)):
+        count = sum(member.role == role for member in running.members)
+        if count != wanted:
+            raise EmbeddedError(
+                f"`up` already runs on {settings.data_dir} (PID {running.pid}) with {role}s = {count}, not "
+                f"{wanted}; stop it with `broker down` first."
+            )
 
 
 def stop(settings: Settings, echo: Callable[[str], None]) -> int | None:

@@ -37,10 +37,13 @@ def check(claims: Iterable[Claim]) -> None:
 
 def problem_with(claim: Claim) -> str | None:
     """Why the port cannot be listened on, None when it can."""
-    family, kind, proto, _, address = socket.getaddrinfo(
-        claim.host, claim.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
     what = f"port {claim.port} ({claim.setting}, {variable(claim.setting)})"
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            claim.host, claim.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (socket.gaierror, UnicodeError):
+        return f"{what} cannot be used: {claim.host!r} is not a host that this machine knows"
     with socket.socket(family, kind, proto) as probe:
         if os.name == "posix":
             # As servers do: connections that linger after a stop are no hindrance.
@@ -52,7 +55,11 @@ def problem_with(claim: Claim) -> str | None:
             return f"{what} may not be used by this user"
         except OSError as error:
             holder = _holder(claim.port)
-            return f"{what} is in use{holder}" if holder else f"{what} cannot be used: {error.strerror}"
+            return (
+                f"{what} is in use{holder}"
+                if holder
+                else f"{what} cannot be used on {claim.host}: {error.strerror}"
+            )
     return None
 
 

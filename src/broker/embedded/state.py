@@ -60,7 +60,7 @@ def read(data_dir: Path) -> State | None:
     """The last state that was written; None when there is none that can be read."""
     try:
         return msgspec.json.decode(state_path(data_dir).read_bytes(), type=State)
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
         return None
 
 
@@ -93,8 +93,14 @@ class RunLock:
 
     def __enter__(self) -> Self:
         """Take it. Raises EmbeddedError that names the holder."""
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = self.path.open("a+b")
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            file = self.path.open("a+b")
+        except OSError as error:
+            raise EmbeddedError(
+                f"The data directory {self.data_dir} cannot be used: {error.strerror} ({error.filename}). "
+                "Let this user write there, or choose another with --data or data_dir (BROKER_DATA_DIR)."
+            ) from error
         try:
             _lock(file)
         except OSError:

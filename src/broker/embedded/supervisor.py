@@ -20,7 +20,8 @@ from broker.embedded.role import RoleProcess
 from broker.embedded.state import Member, RunLock, State, created, save
 from broker.embedded.summary import summary
 from broker.embedded.urls import mariadb, resolve, valkey
-from broker.settings import Settings
+from broker.errors import StoreUnavailable
+from broker.settings import Settings, safe_url
 
 START_TIMEOUT = 90.0
 RESTARTS_AT_START = 3
@@ -98,6 +99,7 @@ class Supervisor:
             self._step(f"Ended {gone}, left by an earlier run")
         self.settings = with_ports(self.settings)
         ports.check(claims(self.settings))
+        await self._ask_own_servers()
         await self._start_servers()
         self.settings = resolve(self.settings)
         await self._prepare()
@@ -108,6 +110,27 @@ class Supervisor:
         for one in planned:
             await self._keep_role(one)
         await self._all_healthy()
+
+    async def _ask_own_servers(self) -> None:
+        """Servers of the user's own come first: what is wrong there is said before anything starts."""
+        settings = self.settings
+        if settings.redis_url is not None:
+            from broker.bootstrap import check_redis
+
+            self._step(f"Looking at Redis ({safe_url(settings.redis_url)})")
+            await check_redis(settings)
+        if settings.mysql_url is not None:
+            from broker.projections.schema import revisions
+
+            shown = safe_url(settings.mysql_url)
+            self._step(f"Looking at MySQL ({shown})")
+            try:
+                await asyncio.to_thread(revisions, settings.mysql_url)
+            except StoreUnavailable as error:
+                raise EmbeddedError(
+                    f"MySQL at {shown} cannot be used: {error.detail} Start it, make its database and user, "
+                    "or correct mysql_url (BROKER_MYSQL_URL)."
+                ) from error
 
     async def _start_servers(self) -> None:
         """The embedded servers for which no address is set."""

@@ -103,6 +103,12 @@ async def load(redis: Redis, settings: Settings) -> LogIdentity:
     return identity
 
 
+async def exists(redis: Redis, settings: Settings) -> bool:
+    """Whether Redis or the data directory knows this log. Raises LogUnavailable, or as `read_file`."""
+    keys = LogKeys(settings.log_name, settings.partitions)
+    return read_file(settings) is not None or await call(redis.hexists(keys.control.meta, "complete"))
+
+
 def read_file(settings: Settings) -> LogIdentity | None:
     """What the data directory remembers. Raises LogRefused if damaged, SettingsError for another log name."""
     path = file_path(settings)

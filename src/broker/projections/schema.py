@@ -33,9 +33,15 @@ def migrate(url: str) -> None:
     Raises StoreUnavailable.
     """
     from alembic import command
+    from alembic.util import CommandError
 
     with _connected(url) as connection:
-        command.upgrade(_config(connection), "head")
+        try:
+            command.upgrade(_config(connection), "head")
+        except CommandError as error:
+            raise StoreUnavailable(
+                f"Its schema is of another version of the broker ({error}); use that version or a newer one."
+            ) from error
 
 
 def revisions(url: str) -> tuple[str | None, str]:
@@ -80,6 +86,11 @@ def _connected(url: str, *, lock: bool = True) -> Iterator[Any]:
             # Closing the connection releases the lock.
             yield connection
     except sa.exc.DBAPIError as error:
-        raise StoreUnavailable(f"{place!r}: {error.orig}") from error
+        raise StoreUnavailable(f"{place!r}: {_said(error.orig)}.") from error
     finally:
         engine.dispose()
+
+
+def _said(error: BaseException | None) -> str:
+    """The server's own words, which the drivers' errors carry behind a number."""
+    return str(error.args[-1] if error is not None and error.args else error).rstrip(".")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -102,6 +103,14 @@ class Authority:
             raise BrokenAuthority(f"{KEY_FILE} is not the key of {CERTIFICATE_FILE}.")
         return cls(certificate, key)
 
+    def issued(self, path: Path) -> bool:
+        """Whether the certificate in this file is of this authority. Raises NotFound, BrokenAuthority."""
+        try:
+            _pem_file(path).verify_directly_issued_by(self.certificate)
+        except (ValueError, TypeError, InvalidSignature):
+            return False
+        return True
+
     @property
     def certificate_pem(self) -> str:
         """What others need in order to trust it."""
@@ -163,8 +172,12 @@ def describe(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey | No
 
 def read_certificate(path: Path) -> Issued:
     """What a PEM file holds. Raises NotFound or BrokenAuthority."""
+    return describe(_pem_file(path))
+
+
+def _pem_file(path: Path) -> x509.Certificate:
     try:
-        return describe(x509.load_pem_x509_certificate(path.read_bytes()))
+        return x509.load_pem_x509_certificate(path.read_bytes())
     except FileNotFoundError as error:
         raise NotFound(f"{path} is missing.") from error
     except ValueError as error:
