@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import sys
 import time
+import warnings
 
 import httpx
 import pytest
@@ -127,6 +129,25 @@ async def test_a_silent_handshake_does_not_hold_up_the_end(app, pki: Pki):
         server.stop.set()
         await server.task
         assert await silent.ended() == b""
+
+
+async def test_no_connection_is_left_behind_by_a_stop(app, pki: Pki):
+    """One that is accepted at the very moment is closed, wherever it has got to."""
+
+    async def call(port: int) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            async with connection(port, pki.client_context()) as raw:
+                await raw.ended()
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ResourceWarning)
+        async with listening(app, context=pki.server_context()) as server:
+            handshakes = [asyncio.create_task(call(server.port)) for _ in range(50)]
+            server.stop.set()
+            await server.task
+        await asyncio.gather(*handshakes)
+        gc.collect()
+    assert [str(warning.message) for warning in caught if "laddr" in str(warning.message)] == []
 
 
 async def test_a_busy_port_is_named(app):

@@ -8,6 +8,8 @@ import os
 import socket
 import ssl
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from broker import telemetry
 from broker.errors import BrokerError
@@ -31,17 +33,29 @@ class CannotListen(BrokerError):
     code = "cannot_listen"
 
 
-def listen(host: str, port: int, *, reuse_port: bool = False) -> list[socket.socket]:
+class Listener(socket.socket):
+    """Remembers what was accepted: a cancelled `sock_accept` may have taken a connection that nobody got."""
+
+    fresh: socket.socket | None = None
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """As socket.socket.accept; what it gives stays in `fresh` until somebody takes charge of it."""
+        accepted = super().accept()
+        self.fresh = accepted[0]
+        return accepted
+
+
+def listen(host: str, port: int, *, reuse_port: bool = False) -> list[Listener]:
     """Bound and listening sockets, one for each address of `host`; port 0 takes one free port for all.
 
     With `reuse_port` several processes listen on one port and the kernel shares the connections out.
     Raises CannotListen.
     """
-    sockets: list[socket.socket] = []
+    sockets: list[Listener] = []
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, kind, number, _, address in dict.fromkeys(found):
-            sock = socket.socket(family, kind, number)
+            sock = Listener(family, kind, number)
             sockets.append(sock)
             _prepare(sock, reuse_port=reuse_port)
             sock.bind((address[0], port, *address[2:]))
@@ -75,7 +89,7 @@ class Acceptor:
 
     def __init__(
         self,
-        sockets: list[socket.socket],
+        sockets: list[Listener],
         factory: Callable[[], asyncio.Protocol],
         *,
         context: ssl.SSLContext | None,
@@ -96,15 +110,17 @@ class Acceptor:
                 group.create_task(self._accept(sock))
 
     async def close(self) -> None:
-        """Close the sockets and give up the handshakes in progress."""
+        """Close the sockets and give up the handshakes in progress; `run` must have ended."""
         for sock in self._sockets:
             sock.close()
+            if sock.fresh is not None:
+                sock.fresh.close()
         pending = list(self._handshakes)
         for task in pending:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
 
-    async def _accept(self, sock: socket.socket) -> None:
+    async def _accept(self, sock: Listener) -> None:
         loop = asyncio.get_running_loop()
         while True:
             if self._connected() + len(self._handshakes) >= self._limits.connections:
@@ -121,7 +137,13 @@ class Acceptor:
                 raise
             task = loop.create_task(self._admit(connection, address))
             self._handshakes.add(task)
-            task.add_done_callback(self._handshakes.discard)
+            task.add_done_callback(partial(self._admitted, connection))
+            sock.fresh = None
+
+    def _admitted(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
+        self._handshakes.discard(task)
+        if task.cancelled():  # perhaps before its first step
+            connection.close()
 
     async def _pause(self, reason: str) -> None:
         if _pauses.admit() is not None:
@@ -139,9 +161,6 @@ class Acceptor:
         except OSError as error:  # ssl.SSLError and TimeoutError are among them
             connection.close()
             _report(error, address)
-        except asyncio.CancelledError:
-            connection.close()
-            raise
 
 
 def _report(error: OSError, address: tuple[str, int]) -> None:

@@ -100,6 +100,7 @@ class _Server:
                 await _until(stop, accepting, ticking)
             finally:
                 accepting.cancel()
+                await asyncio.wait({accepting})
                 await acceptor.close()
                 await self._drain(grace)
                 ticking.cancel()
