@@ -113,8 +113,8 @@ async def test_a_guess_ends_nothing(place, user):
 async def test_it_ends_by_sign_out_and_by_time(place, user):
     """Signed out twice is once; the expiry counts from sign-in and is not extended."""
     session = await place.sessions.start(user)
-    assert await place.sessions.end(session.session_id)
-    assert not await place.sessions.end(session.session_id)
+    assert await place.sessions.end(session.session_id, user.user_id)
+    assert not await place.sessions.end(session.session_id, user.user_id)
     await refused(place.sessions.rotate(session.refresh_token))
     await refused(place.sessions.user(session.session_id))
     short = await place.opened(place.redis, days=1).start(user)
@@ -170,6 +170,20 @@ async def test_a_session_has_only_so_many_tokens(place, user, monkeypatch):
         session = await place.sessions.rotate(session.refresh_token)
     await refused(place.sessions.rotate(session.refresh_token))
     await refused(place.sessions.user(session.session_id))
+
+
+async def test_a_user_has_only_so_many_sessions(place, user, monkeypatch):
+    """The oldest ends when one more begins; those that ended do not count, nor do other users' sessions."""
+    monkeypatch.setattr(sessions, "MAX_SESSIONS", 3)
+    one, two, three = [await place.sessions.start(user) for _ in range(3)]
+    await place.sessions.end(two.session_id, user.user_id)
+    four = await place.sessions.start(user)
+    assert await place.sessions.user(one.session_id) == user
+    five = await place.sessions.start(user)
+    await refused(place.sessions.user(one.session_id))
+    for live in (three, four, five):
+        assert (await place.sessions.rotate(live.refresh_token)).user == user
+    assert await place.redis.pttl(place.keys.control.sessions_of(user.user_id)) > 0
 
 
 async def test_another_log_is_refused(place, user):

@@ -77,6 +77,10 @@ class ControlKeys(StreamKeys):
         """Hash with expiry: user, mark of their password, hash of the current refresh token and old ones."""
         return f"{self.base}:session:{session_id}"
 
+    def sessions_of(self, user_id: str) -> str:
+        """Sorted set with expiry: session ids of a user by the time they began."""
+        return f"{self.base}:sessions:{user_id}"
+
 
 class LogKeys:
     """Keys of a whole log."""

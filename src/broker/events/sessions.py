@@ -29,6 +29,8 @@ TOKEN_CHARACTERS: Final = 64
 """48 bytes in base64."""
 MAX_TOKENS: Final = 10_000
 """A session that was refreshed this often ends; each token leaves a hash behind."""
+MAX_SESSIONS: Final = 100
+"""Of one user; the oldest ends when one more begins."""
 DAY_MS: Final = 86_400_000
 
 _start = Script("session_start")
@@ -76,8 +78,10 @@ class Sessions:
         """A session of `user`, whose password was checked against just this entry."""
         raw = secrets.token_bytes(ID_BYTES + SECRET_BYTES)
         session_id = raw[:ID_BYTES].hex()
-        args: list[Arg] = [user.user_id, self._mark(user), self._hash(raw), self._lifetime]
-        await self._run(_start, [self._keys.meta, self._keys.session(session_id)], args)
+        args: list[Arg] = [user.user_id, self._mark(user), self._hash(raw), self._lifetime, session_id]
+        keys = [self._keys.meta, self._keys.session(session_id), self._keys.sessions_of(user.user_id)]
+        for oldest in await self._run(_start, keys, [*args, MAX_SESSIONS]):
+            await self.end(text(oldest), user.user_id)
         return Session(session_id, user, base64.urlsafe_b64encode(raw).decode())
 
     async def rotate(self, refresh_token: str) -> Session:
@@ -103,9 +107,10 @@ class Sessions:
             raise SessionEnded
         return user
 
-    async def end(self, session_id: str) -> bool:
-        """End it: its tokens are dead. False if it had ended."""
-        return bool(await self._run(_end, [self._keys.meta, self._keys.session(session_id)], []))
+    async def end(self, session_id: str, user_id: str) -> bool:
+        """End this session of this user: its tokens are dead. False if it had ended."""
+        keys = [self._keys.meta, self._keys.session(session_id), self._keys.sessions_of(user_id)]
+        return bool(await self._run(_end, keys, [session_id]))
 
     def _judge(self, found: list[Any]) -> UserEntry | None:
         """The user, if they may go on with a session that bears this mark."""

@@ -90,7 +90,7 @@ class Portal:
     async def logout(self, request: Request) -> Response:
         """End the session that the access token names."""
         caller = await self._admitted(request.scope)
-        if await self._sessions.end(caller.session_id):
+        if await self._sessions.end(caller.session_id, caller.user.user_id):
             event = LoggedOut(caller.user.user_id)
             await self._access.append(
                 (caller.actor, event), actor=caller.actor, correlation_id=telemetry.correlation.get()
