@@ -175,7 +175,7 @@ async def _gateway(parts: Parts, stop: asyncio.Event) -> None:
     from broker.services.gateway.role import GatewayRole
 
     async with _serving(parts, "gateway", stop) as common:
-        queries = Queries(parts.settings.mysql_url or "")
+        queries = Queries(parts.settings.mysql_url or "", pool=parts.settings.mysql_pool)
         await GatewayRole(parts.settings, read_model=queries, **common).run(stop)
         await queries.close()
 
@@ -185,7 +185,7 @@ async def _server(parts: Parts, stop: asyncio.Event) -> None:
     from broker.services.server.role import ServerRole
 
     async with _serving(parts, "server", stop) as common:
-        queries = Queries(parts.settings.mysql_url or "")
+        queries = Queries(parts.settings.mysql_url or "", pool=parts.settings.mysql_pool)
         await ServerRole(parts.settings, database=queries, keyring=parts.keyring, **common).run(stop)
         await queries.close()
 

@@ -26,9 +26,7 @@ RESERVED = frozenset({"config", "debug", "caller_dir"})
 
 Port = Annotated[int, Meta(ge=0, le=65535, description="a TCP port, 0 for any free one")]
 YEAR = 365 * 24 * 3600
-Seconds = Annotated[
-    float, Meta(gt=0, le=YEAR, description="seconds, more than 0 and at most a year (31536000)")
-]
+Seconds = Annotated[float, Meta(gt=0, le=YEAR, description="seconds, more than 0, at most a year")]
 RedisUrl = Annotated[
     str, Meta(pattern="^(rediss?|unix)://", description="a redis://, rediss:// or unix:// address")
 ]
@@ -76,7 +74,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     gateways: Annotated[int, Meta(ge=1, le=64)] = 1
     gateway_in_flight: Count = 4096
     rate_limit_per_second: Annotated[
-        float, Meta(ge=0, le=1_000_000, description="messages a second, 0 for no limit, at most 1000000")
+        float, Meta(ge=0, le=1_000_000, description="messages a second, 0 for no limit")
     ] = 0.0
     server_host: str = "127.0.0.1"
     server_port: Port = 8000

@@ -1,0 +1,145 @@
+"""`docs/settings.md`, written from the settings: `python -m broker.cli.settings_page`.
+
+A setting that is missing here, or a page that is not this module's, fails the tests.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from broker.settings import Settings, shown, takes, variable
+
+PAGE: Final = Path(__file__).resolve().parents[3] / "docs" / "settings.md"
+
+MEANINGS: Final[dict[str, dict[str, str]]] = {
+    "Places": {
+        "data_dir": "Everything that is kept: embedded servers, keyring, logs, state",
+        "certs_dir": "Authority, services' and clients' certificates; with `--data DIR` it is `DIR/certs`",
+    },
+    "Log (Redis)": {
+        "redis_url": "A Redis 7+ or Valkey of your own; not set: the embedded Valkey",
+        "log_name": "Which log in that Redis; fixed once the log exists",
+        "partitions": "Streams of message events; fixed once the log exists",
+        "allow_unsafe_redis": "Start on a Redis that can lose acknowledged messages",
+        "wait_replicas": "Replicas that must have an append before it is acknowledged",
+        "wait_timeout": "How long to wait for those replicas; after that the answer is 503",
+        "redis_timeout": "How long a command may take",
+        "log_full_ratio": "Share of Redis' memory from which on the gateway answers 503 `log_full`",
+        "disk_free_min_mb": "Free disk, in MB, below which the answer is 503 `log_full` (embedded Valkey)",
+        "embedded_maxmemory_mb": "Memory of the embedded Valkey, in MB",
+        "idempotency_hours": "How long an `Idempotency-Key` is remembered",
+    },
+    "Read models (MySQL)": {
+        "mysql_url": "A MySQL 8 or MariaDB 10.6+ of your own; not set: the embedded MariaDB",
+        "mysql_pool": "Connections of each gateway and server to the database, at most",
+    },
+    "Gateway": {
+        "gateway_host": "Where it listens",
+        "gateway_port": "Its port",
+        "gateways": "Processes that share the port",
+        "gateway_in_flight": "Requests at once in a process; more get 503",
+        "rate_limit_per_second": "Messages of each client and process; more get 429",
+    },
+    "Server and portal": {
+        "server_host": "Where the server listens",
+        "server_port": "Its port",
+        "server_url": "Where workers reach it; not set: this machine, `server_port`",
+        "session_days": "How long a session lasts without being used",
+        "login_attempts": "Failed logins from one address within `login_window`, after which it waits",
+        "login_window": "See `login_attempts`",
+        "portal_host": "Reserved for the portal",
+        "portal_port": "Reserved for the portal; no other process of `up` takes it",
+    },
+    "Connections and metrics": {
+        "header_timeout": "For the headers of a request",
+        "body_timeout": "For its body",
+        "idle_timeout": "Until a silent connection is closed",
+        "grace_period": "For finishing what is under way after SIGTERM",
+        "metrics_host": "Where worker and projector show `/metrics` and `/health`",
+        "metrics_public": "Show `/metrics` of gateway and server without a client certificate",
+    },
+    "Delivery": {
+        "workers": "Worker processes that `up` runs",
+        "worker_concurrency": "Messages in the hands of a worker at once",
+        "worker_metrics_port": "Metrics of the first worker; others take the next free ones",
+        "default_channel": "Channel of clients without a route of their own",
+        "retry_schedule": "Equal waits, or growing ones",
+        "retry_interval": "Wait before the first retry",
+        "retry_factor": "How waits grow (`exponential`)",
+        "retry_max_interval": "The longest wait",
+        "retry_jitter": "Random share of each wait",
+        "max_attempts": "Attempts in a delivery cycle, the first included",
+        "claim_ttl": "After this long without renewal a message may be taken from its worker",
+        "heartbeat_ttl": "After this long without a sign a worker counts as dead",
+        "crash_limit": "Workers that a message may kill before it is parked",
+        "webhook_timeout": "For a recipient's answer",
+        "webhook_allow_private": "Let webhooks reach private and loopback addresses",
+    },
+    "Projections": {
+        "projector_batch": "Events in a transaction, at most",
+        "projector_metrics_port": "Its metrics and health",
+        "lease_ttl": "After this long without renewal another projector takes a stream over",
+    },
+    "Trust and keys": {
+        "trust_poll": "How often each process looks for revocations",
+        "trust_max_age": "Without proof of being current for this long, nobody is let in (503)",
+        "keyring": "The sealed keys; not set: `keys/keyring` in `data_dir`",
+        "key_passphrase": "Seals keyring and CA key; from the first `up` on, best in the environment",
+    },
+    "Process logs": {
+        "log_level": "What is written",
+        "log_format": "Of roles run on their own; `up` always writes JSON lines",
+    },
+}
+
+HEAD: Final = """# Settings
+
+`broker.toml` in the checkout (or the file that `--config` or `BROKER_CONFIG` names), and environment
+variables, which win. A table is a prefix, so these three are the same:
+
+```toml
+gateway_port = 9001
+```
+
+```toml
+[gateway]
+port = 9001
+```
+
+```sh
+BROKER_GATEWAY_PORT=9001 ./broker config
+```
+
+An unknown or invalid setting stops the start with its name and what it takes. `./broker config` shows what is
+in effect, secrets hidden. Times are in seconds. `BROKER_DEBUG=1` adds the traceback to an error.
+
+This page is written by `python -m broker.cli.settings_page`.
+"""
+
+
+def text() -> str:
+    """The whole page."""
+    default = shown(Settings())
+    parts = [HEAD]
+    for title, names in MEANINGS.items():
+        parts.append(
+            f"\n## {title}\n\n| setting | default | takes | what it is | variable |\n|---|---|---|---|---|\n"
+        )
+        parts += [_row(name, default[name], meaning) for name, meaning in names.items()]
+    return "".join(parts)
+
+
+def undescribed() -> set[str]:
+    """Settings without a meaning here, and meanings without a setting."""
+    described = {name for names in MEANINGS.values() for name in names}
+    return described ^ set(shown(Settings()))
+
+
+def _row(name: str, default: Any, meaning: str) -> str:
+    value = "" if default is None else f"`{str(default).lower() if isinstance(default, bool) else default}`"
+    return f"| `{name}` | {value} | {takes(name)} | {meaning} | `{variable(name)}` |\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(text(), "utf-8")
