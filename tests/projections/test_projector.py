@@ -9,6 +9,7 @@ import httpx
 import msgspec
 
 from broker.events import connection, types
+from broker.projections.messages import Messages
 from broker.projections.store import Store
 from broker.services.projector.role import Projector
 from broker.settings import Settings
@@ -79,6 +80,15 @@ async def test_every_stream_is_projected(redis, log_name, store, url):
             200,
             {"redis": "ok", "mysql": "ok", "log": "ok", "streams": "ok", "projections": "ok"},
         )
+
+
+async def test_streams_that_nothing_wants_are_left_alone(redis, log_name, url):
+    """A projector of message projections alone owns the partitions, and no stream that they do not read."""
+    keys, identity = await log.create(redis, log_name)
+    projector = Projector(
+        SETTINGS, redis=redis, keys=keys, identity=identity, store=Store(url), projections=[Messages()]
+    )
+    assert [runner.stream for runner in projector.runners] == [part.stream for part in keys.partitions]
 
 
 async def test_halted_projection_is_visible(redis, log_name, store, url):

@@ -11,6 +11,7 @@ from broker.events.keys import PROJECTION_GROUP
 from broker.projections import audit_log, checkpoints
 from broker.projections.audit_log import AuditLog
 from broker.projections.messages import Messages
+from broker.projections.runner import BUSY_RATE, Rate
 from broker.projections.status import State
 from support import histories, log, readmodels
 from support.readmodels import count, reached, runner, running, tables
@@ -435,3 +436,37 @@ async def test_control_events_become_clients_certificates_and_users(redis, log_n
     )  # fmt: skip
     assert rows["audit_log"][0]["subject"] == "client:acme"
     assert rows["audit_log"][0]["client_id"] == "acme"
+
+
+def test_few_events_close_together_are_no_rate():
+    """Ten events within a millisecond, as after a pause, do not make a stream busy."""
+    rate = Rate()
+    rate.count(0, 100.0)
+    for event in range(10):
+        rate.count(1, 101.0 + event / 10_000)
+    assert rate.value < BUSY_RATE
+
+
+def test_steady_stream_has_its_rate():
+    """A stream that brings events steadily is seen at its rate; one that pauses is no longer busy."""
+    rate = Rate()
+    for step in range(200):
+        rate.count(20, 100 + step / 100)
+    assert rate.value == pytest.approx(2000, rel=0.05)
+    rate.count(0, 102.2)
+    assert rate.value == 0
+
+
+async def test_fast_stream_is_gathered(redis, log_name, store):
+    """Events that come fast are gathered, without one lost; those after a pause are seen as well."""
+    keys, identity = await log.create(redis, log_name)
+    stream = keys.partitions[0]
+    one = runner(redis, stream, identity, store, batch=5000)
+    async with running(one):
+        await wait_until(lambda: one.status.state is State.OWNER)
+        for _ in range(20):
+            positions = await histories.append(redis, stream, histories.happy(100))
+        await wait_until(lambda: reached(store, positions[-1]))
+        positions = await histories.append(redis, stream, histories.happy(1))
+        await wait_until(lambda: reached(store, positions[-1]))
+    assert await count(store, "audit_log") == 3 * (20 * 100 + 1)

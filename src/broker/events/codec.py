@@ -23,7 +23,7 @@ _encoder = msgspec.msgpack.Encoder()
 _any = msgspec.msgpack.Decoder(list[Any])
 
 
-class Stored(msgspec.Struct, frozen=True):
+class Stored(msgspec.Struct, frozen=True, gc=False):
     """An event as it lies in the log: exactly the bytes that the hash chain covers."""
 
     position: Position

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar, Final
 
-from broker.domain import ids
 from broker.events import types
 from broker.projections import base, sql
 from broker.projections.base import Folded, Item
@@ -34,9 +33,9 @@ class AttemptsFold:
         event = base.expect(item)
         if not isinstance(event, types.DeliveryAttempted):
             return
-        position, envelope = item.position, item.envelope
+        (_, ms, seq), envelope = item.position, item.envelope
         self._rows.append(
-            f"('{ids.text(item.subject)}',{position.ms},{position.seq},{sql.name(event.client_id)},"
+            f"({base.message_id(item.subject)},{ms},{seq},{sql.name(event.client_id)},"
             f"{event.cycle},{event.attempt},{sql.stamp(envelope.at)},{sql.name(envelope.actor)},"
             f"{sql.name(event.channel)},{int(event.succeeded)},{event.latency_ms},{sql.literal(event.code)},"
             f"{sql.text(base.clip(event.error))})"

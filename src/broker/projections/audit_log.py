@@ -9,10 +9,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 from uuid import UUID
 
-from broker.domain import ids
 from broker.errors import UnknownEvent
 from broker.events import chain, upcasting
-from broker.events import envelope as envelopes
 from broker.events.codec import Stored
 from broker.events.positions import Position
 from broker.projections import base, sql
@@ -39,7 +37,6 @@ COLUMNS: Final = (
 
 class AuditFold:
     def __init__(self, stream: str, state: bytes | None) -> None:
-        self._stream = stream
         self._head = state or chain.GENESIS
         self._head_hex = self._head.hex()
         self._messages = base.is_partition(stream)
@@ -47,21 +44,24 @@ class AuditFold:
 
     def apply(self, item: Item) -> None:
         stored, envelope = item.stored, item.envelope
-        kind, version = _split(stored.tag)
+        stream, ms, seq = stored.position
+        kind = _KINDS.get(stored.tag) or _kind(stored.tag)
         client = getattr(item.event, "client_id", None)
-        subject = f"'{_message(item)}'" if self._messages else sql.text(item.subject.decode("utf-8"))
+        subject = _message(item) if self._messages else sql.text(item.subject.decode("utf-8"))
         head = chain.link(self._head, stored)
         head_hex = head.hex()
         correlation = envelope.correlation
-        if correlation is not None and len(correlation) == 16:
+        if correlation is None and self._messages:
+            # As `envelopes.conversation` says, without its detours: most messages are their own.
+            correlation_id = f"'{stored.subject.hex()}'"
+        elif correlation is not None and len(correlation) == 16:
             correlation_id = f"'{correlation.hex()}'"
         else:
-            named = envelopes.conversation(envelope, stored.subject if self._messages else None)
-            correlation_id = sql.text(named)
+            correlation_id = sql.text(envelope.correlation_id)
+        causation = "NULL" if envelope.causation is None else sql.text(envelope.causation)
         self._rows.append(
-            f"('{self._stream}',{item.position.ms},{item.position.seq},'{kind}',{version},"
-            f"{sql.stamp(envelope.at)},{sql.name(envelope.actor)},{correlation_id},"
-            f"{sql.text(envelope.causation)},{subject},{sql.name(client)},x'{stored.data.hex()}',"
+            f"('{stream}',{ms},{seq},{kind},{sql.stamp(envelope.at)},{sql.name(envelope.actor)},"
+            f"{correlation_id},{causation},{subject},{sql.name(client)},x'{stored.data.hex()}',"
             f"x'{stored.envelope.hex()}',x'{head_hex}',x'{self._head_hex}')"
         )
         self._head, self._head_hex = head, head_hex
@@ -70,20 +70,18 @@ class AuditFold:
         return Folded([sql.Insert("audit_log", COLUMNS, self._rows)], self._head)
 
 
-_TAGS: dict[str, tuple[str, int]] = {}
+_KINDS: dict[str, str] = {}
 
 
-def _split(tag: str) -> tuple[str, int]:
-    """Type and version of a tag, only if they give the tag back: exports rebuild it from the two columns."""
-    found = _TAGS.get(tag)
-    if found is None:
-        name, version = upcasting.split(tag)
-        if not name.isidentifier() or not name.isascii() or tag_of(name, version) != tag:
-            raise UnknownEvent(f"{tag!r} is not a well-formed event tag.")
-        if len(_TAGS) < 4096:
-            _TAGS[tag] = (name, version)
-        found = (name, version)
-    return found
+def _kind(tag: str) -> str:
+    """Literals of type and version, if they give the tag back: exports rebuild it from the two columns."""
+    name, version = upcasting.split(tag)
+    if not name.isidentifier() or not name.isascii() or tag_of(name, version) != tag:
+        raise UnknownEvent(f"{tag!r} is not a well-formed event tag.")
+    kind = f"'{name}',{version}"
+    if len(_KINDS) < 4096:
+        _KINDS[tag] = kind
+    return kind
 
 
 def tag_of(name: str, version: int) -> str:
@@ -94,7 +92,7 @@ def tag_of(name: str, version: int) -> str:
 def _message(item: Item) -> str:
     if len(item.subject) != 16:
         raise UnknownEvent(f"{item.position}: the subject of a message event is its 16-byte id.")
-    return ids.text(item.subject)
+    return base.message_id(item.subject)
 
 
 def stored(row: Mapping[str, Any]) -> Stored:

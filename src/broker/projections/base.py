@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import ClassVar, Protocol
 
 import msgspec
 
+from broker.domain import ids
 from broker.errors import UnknownEvent
 from broker.events import codec, positions
 from broker.events import envelope as envelopes
@@ -89,6 +91,12 @@ def decode(entry: Stored | Malformed) -> Entry:
     except UnknownEvent as error:
         event = error
     return Item(entry.position, entry.subject, envelope, event, entry)
+
+
+@lru_cache(maxsize=16_384)
+def message_id(subject: bytes) -> str:
+    """The literal of a message's id; remembered: every event of a message has it in several rows."""
+    return f"'{ids.text(subject)}'"
 
 
 class Poison(msgspec.Struct, frozen=True):

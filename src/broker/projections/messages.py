@@ -6,10 +6,10 @@ A parked message stays `queued` with `parked = 1`; a discarded one is `failed`; 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from operator import itemgetter
 from typing import Any, ClassVar, Final
 
-from broker.domain import ids
 from broker.errors import UnknownEvent
 from broker.events import envelope, types
 from broker.projections import base, sql
@@ -52,6 +52,18 @@ _FILLERS: Final = {
     "changed_ms": "0",
     "changed_seq": "0",
 }
+# Left out of a statement whose rows all have in them what a row has by itself: 3 % of the database's time.
+_SPARSE: Final = (
+    "parked",
+    "reason",
+    "cycle",
+    "failed_at",
+    "next_attempt_at",
+    "last_error",
+    "last_code",
+    "domain",
+    "certificate",
+)
 # What a row has before its first attempt.
 _FRESH: Final = dict.fromkeys(COLUMNS, "NULL") | {
     "status": "'queued'",
@@ -93,16 +105,12 @@ class MessagesFold:
     def finish(self) -> Folded:
         writes: list[sql.Write] = []
         if self._new:
-            rows = [
-                "('" + ids.text(key) + "'," + ",".join([row[name] for name in COLUMNS[1:]]) + ")"
-                for key, row in self._new.items()
-            ]
-            writes.append(sql.Insert("messages", COLUMNS, rows))
+            writes.append(_inserted(self._new.values()))
         shapes: dict[tuple[str, ...], list[str]] = {}
         for key, row in self._changed.items():
             names = tuple(sorted(row))
             values = ",".join([row[name] for name in names])
-            shapes.setdefault(names, []).append(f"('{ids.text(key)}',{values})")
+            shapes.setdefault(names, []).append(f"({base.message_id(key)},{values})")
         for names, rows in shapes.items():
             fillers = [(name, value) for name, value in _FILLERS.items() if name not in names]
             writes.append(sql.Update("messages", ("message_id", *names), rows, fillers))
@@ -111,6 +119,7 @@ class MessagesFold:
     def _submitted(self, item: Item, event: types.MessageSubmitted) -> dict[str, str]:
         ms, seq = str(item.position.ms), str(item.position.seq)
         row = _FRESH.copy()
+        row["message_id"] = base.message_id(item.subject)
         row["client_id"] = sql.name(event.client_id)
         row["sender_number_hashed"] = f"'{event.number_hash.hex()}'"
         row["encrypted_body"] = f"x'{event.sealed.hex()}'"
@@ -124,6 +133,15 @@ class MessagesFold:
         row["submitted_ms"] = row["changed_ms"] = ms
         row["submitted_seq"] = row["changed_seq"] = seq
         return row
+
+
+def _inserted(rows: Collection[dict[str, str]]) -> sql.Insert:
+    """The insert of whole rows, without sparse columns that none of them sets."""
+    columns = [
+        name for name in COLUMNS if name not in _SPARSE or any(row[name] != _FRESH[name] for row in rows)
+    ]
+    values = itemgetter(*columns)
+    return sql.Insert("messages", columns, [f"({','.join(values(row))})" for row in rows])
 
 
 def _attempted(_: Item, event: types.DeliveryAttempted) -> dict[str, str]:

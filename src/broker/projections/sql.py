@@ -42,8 +42,9 @@ def _second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
+@lru_cache(maxsize=4096)
 def stamp(ms: int | None) -> str:
-    """A DATETIME(3) literal in UTC for milliseconds since the epoch."""
+    """A DATETIME(3) literal in UTC for milliseconds since the epoch; remembered: many share one."""
     if ms is None:
         return "NULL"
     seconds, rest = divmod(ms, 1000)

@@ -43,7 +43,6 @@ class Projector:
     ) -> None:
         self._settings = settings
         self._redis = redis
-        self._keys = keys
         self._store = store
         self._exporter = metrics.Exporter()
         self._database_answers = True
@@ -58,6 +57,7 @@ class Projector:
                 settings.projector_batch,
             )
             for stream in keys.streams
+            if any(each.wants(stream.stream) for each in wanted)
         ]
         for runner in self.runners:
             runner.status.on_batch = metrics.observe_batch
@@ -117,10 +117,10 @@ class Projector:
                 self._database_answers = False
             else:
                 self._database_answers = True
-            for runner, keys in zip(self.runners, self._keys.streams, strict=True):
+            for runner in self.runners:
                 if at := runner.checkpoints():
                     try:
-                        for each in await lag.measure(self._redis, keys, tuple(at.values())):
+                        for each in await lag.measure(self._redis, runner.feed.keys, tuple(at.values())):
                             projection = runner.status.projection(each.projection)
                             projection.lag_events, projection.lag_seconds = each.events, each.seconds
                     except LogUnavailable:
