@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import msgspec
 import pytest
 
 from broker.domain import ids
 from broker.errors import LogUnavailable
+from broker.services.gateway import parsing
+from broker.services.gateway.batch import IN_FLIGHT_OF_ONE
 from support import log
-from support.calling import MESSAGE
+from support.calling import MESSAGE, Caller
+from support.serving import connection
+from support.waiting import wait_until
 
 PATH = "/api/v1/messages/batch"
 
@@ -156,3 +161,62 @@ async def test_many_batches_at_once(world, demo):
     given = [result["message_id"] for answer in answers for result in answer.json["results"]]
     assert len(set(given)) == 1000
     assert set(await subjects(world)) == set(given)
+
+
+async def test_a_huge_item_is_refused_alone(world, demo):
+    """What is too large for a single message is so in a batch."""
+    huge = MESSAGE | {"metadata": {"a": "x" * 65536}}
+    for raw, kind in (
+        (msgspec.json.encode({"messages": [huge, MESSAGE]}), "application/json"),
+        (b"\n".join(map(msgspec.json.encode, [huge, MESSAGE])), "application/x-ndjson"),
+    ):
+        answer = await demo.post(PATH, raw, headers={"content-type": kind})
+        assert answer.status == 207
+        assert [r.get("error") for r in answer.json["results"]] == ["body_too_large", None]
+    assert len(await subjects(world)) == 2
+
+
+@pytest.mark.parametrize("lines", [False, True])
+async def test_a_batch_that_takes_long_to_read_does_not_hold_up_the_others(monkeypatch, lines: bool):
+    """Others get their turn between its items."""
+    monkeypatch.setattr(parsing, "TURN_SECONDS", 0.0)
+    items = [b"[" + b"[]," * 1000 + b"[]]"] * 50
+    raw = b"\n".join(items) if lines else b'{"messages":[' + b",".join(items) + b"]}"
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(other())
+    assert len(await parsing.batch(raw, lines=lines)) == 50
+    assert turns >= 50
+    task.cancel()
+
+
+async def test_one_client_cannot_have_all_the_places(world):
+    """Half-sent batches of one client leave room for another's."""
+    await world.producer("other")
+    async with world.gateway() as gateway, contextlib.AsyncExitStack() as stack:
+        head = (
+            f"POST {PATH} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n"
+        )
+        for _ in range(IN_FLIGHT_OF_ONE):
+            held = await stack.enter_async_context(connection(gateway.port, world.contexts["demo"]))
+            await held.send(head.encode())
+        demo = Caller(gateway.port, world.contexts["demo"])
+
+        async def refused() -> bool:
+            return (await demo.post(PATH, {"messages": [MESSAGE]})).status == 503
+
+        await wait_until(refused)
+        other = Caller(gateway.port, world.contexts["other"])
+        assert (await other.post(PATH, {"messages": [MESSAGE]})).status == 202
+        await stack.aclose()
+
+        async def taken() -> bool:
+            return (await demo.post(PATH, {"messages": [MESSAGE]})).status == 202
+
+        await wait_until(taken)

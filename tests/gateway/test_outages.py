@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from broker.domain import ids
 from broker.embedded.valkey import Valkey
@@ -163,3 +165,27 @@ async def test_without_mysql_and_without_the_server(world, gateway, demo):
     answers = await asyncio.gather(*(demo.submit() for _ in range(10)))
     assert {answer.status for answer in answers} == {202}
     assert (await demo.get("/api/v1/health")).status == 200
+
+
+async def test_the_end_of_the_grace_period(own, own_valkey):
+    """A submission that Redis does not answer is told 503, whether it was taken is unknown; and no traceback."""
+    settings = msgspec.structs.replace(own.settings, grace_period=0.1)
+    async with (
+        proxy_to_port(own_valkey.port) as proxy,
+        own.gateway(
+            url=f"redis://127.0.0.1:{proxy.port}/0", trust_url=own_valkey.url, settings=settings
+        ) as gateway,
+    ):
+        demo = Caller(gateway.port, own.contexts["demo"])
+        assert (await demo.submit()).status == 202
+        proxy.mode = "silent"
+        submission = asyncio.create_task(demo.submit())
+        await wait_until(lambda: any(lane.gathering or lane._task for lane in gateway.appender._lanes))
+        with capture_logs() as logs:
+            gateway.stop.set()
+            answer = await submission
+            proxy.cut()
+            await gateway.task
+    assert (answer.status, answer.json["error"]) == (503, "shutting_down")
+    assert int(answer.headers["retry-after"]) >= 1
+    assert "request_failed" not in {line["event"] for line in logs}

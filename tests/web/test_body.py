@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from broker.web import body
-from broker.web.problems import ClientDisconnected, Problem
+from broker.web.problems import ClientDisconnected, Detail, Problem
 
 
 class Message(msgspec.Struct, forbid_unknown_fields=True):
@@ -178,8 +178,55 @@ def test_lines_are_split_and_bounded():
     """LF or CRLF end a line, blank lines are none, and there is a bound."""
     assert body.split_ndjson(b'{"a":1}\r\n\n  \n{"a":2}', 2) == [b'{"a":1}\r', b'{"a":2}']
     assert body.split_ndjson(b"", 2) == []
+    assert body.split_ndjson(b"\r\n" * 1_000_000 + b" 1\r", 2) == [b"1\r"]
     with pytest.raises(Problem):
         body.split_ndjson(b"1\n2\n3\n", 2)
+
+
+@pytest.mark.parametrize(
+    ("raw", "found"),
+    [
+        (b'{"messages":[]}', []),
+        (b' {\t"mess\\u0061ges" :\r\n [ {"a": [1, 2]} , "}", 7 ] }\n', [b'{"a": [1, 2]}', b'"}"', b"7"]),
+    ],
+)
+def test_elements_are_split(raw: bytes, found: list[bytes]):
+    """As they stand, whatever they hold."""
+    assert [bytes(element) for element in body.elements(raw, "messages")] == found
+
+
+@pytest.mark.parametrize(
+    ("raw", "code", "field"),
+    [
+        (b"", "malformed_json", None),
+        (b'{"messages":[]', "malformed_json", None),
+        (b'{"messages":[]}x', "malformed_json", None),
+        (b'{"messages":[1,]}', "malformed_json", None),
+        (b'{"messages":[\xff]}', "malformed_json", None),
+        (b'{"messages":[1],"messages":[1]}', "malformed_json", None),
+        (b'{"messages":[1],"mess\\u0061ges":[]}', "malformed_json", None),
+        (b'{"messages":' + b"[" * 100_000, "malformed_json", None),
+        (b"[]", "validation_error", ""),
+        (b"{}", "validation_error", "messages"),
+        (b'{"messages":{}}', "validation_error", "messages"),
+        (b'{"messages":[],"more":1}', "validation_error", "more"),
+    ],
+)
+def test_what_is_no_object_of_one_array(raw: bytes, code: str, field: str | None):
+    with pytest.raises(Problem) as raised:
+        body.elements(raw, "messages")
+    assert raised.value.code == code
+    assert [detail.field for detail in raised.value.details] == ([] if field is None else [field])
+
+
+def test_the_sender_does_not_choose_how_long_the_answer_is():
+    """Twenty faults are told, and that there are more."""
+    raw = b'{"sender":"+49",' + b",".join(b'"k%d":1' % n for n in range(5000)) + b"}"
+    for read in (body.Reader(Message).decode, lambda given: body.elements(given, "messages")):
+        with pytest.raises(Problem) as raised:
+            read(raw)
+        details = raised.value.details
+        assert (len(details), details[-1]) == (body.MAX_DETAILS + 1, Detail("", "and more"))
 
 
 def scope(**headers: str) -> dict[str, Any]:

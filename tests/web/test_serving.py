@@ -18,7 +18,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from structlog.testing import capture_logs
 
-from broker.web import application, metrics
+from broker.web import application, body, metrics
 from broker.web.health import Check, Health
 from broker.web.limits import Limits
 from broker.web.listening import CannotListen
@@ -271,6 +271,22 @@ async def test_requests_are_counted_by_route_never_by_path(app):
         ("test", "/metrics", "200"): 1,
     }
     assert samples(answer.text, "broker_http_request_seconds_count")[("test", "/items/{status}")] >= 3
+
+
+async def test_a_client_that_leaves_is_counted_as_that(pki: Pki):
+    """499, not a 500 of ours."""
+
+    async def take(request):
+        await body.read(request.scope, request.receive, 1000)
+        return Response()
+
+    app = application.build([Route("/leave", take, methods=["POST"])], role="leaving")
+    async with listening(app) as server:
+        async with connection(server.port) as raw:
+            await raw.send(b"POST /leave HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nhalf")
+        await wait_until(lambda: b'role="leaving",route="/leave"' in metrics.exposition())
+    assert b'role="leaving",route="/leave",status="499"' in metrics.exposition()
+    assert b'role="leaving",route="/leave",status="500"' not in metrics.exposition()
 
 
 async def test_processes_count_together(tmp_path):

@@ -7,7 +7,8 @@ lone surrogates, NaN, or depth past a bound. RFC 8259 leaves these to each parse
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -20,13 +21,21 @@ T = TypeVar("T")
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 MAX_DEPTH = 32
+MAX_DETAILS = 20
+"""As many faults of a request are told; its sender chooses how many there are."""
 
 # Unrolled: plain runs are eaten whole, escapes one by one.
 _without_strings = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL).sub
 # Each key ends in one of these; a text such as "at 14:00" has none.
 _key_ends = re.compile(rb'"[ \t\r\n]*:').findall
+_first_member = re.compile(
+    rb'[ \t\r\n]*\{[ \t\r\n]*"[^"\\]*(?:\\.[^"\\]*)*"[ \t\r\n]*:[ \t\r\n]*', re.DOTALL
+).match
+_lines = re.compile(rb"[^ \t\r\n][^\n]*").finditer
 _CHARSET = re.compile(r'\s*charset\s*=\s*"?utf-?8"?\s*', re.IGNORECASE)
-_decode = msgspec.json.decode
+_plain = msgspec.json.Decoder()
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_elements = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 def header(scope: Scope, name: bytes) -> bytes | None:
@@ -83,14 +92,7 @@ async def read(scope: Scope, receive: Receive, limit: int) -> bytes:
 
 def parse(raw: bytes) -> Any:
     """Strict JSON as plain values. Raises Problem 400 `malformed_json`."""
-    try:
-        value = _decode(raw)
-    except RecursionError:
-        raise _too_deep() from None
-    except UnicodeDecodeError:
-        raise Problem("malformed_json", "The body is not valid UTF-8.") from None
-    except msgspec.DecodeError as error:
-        raise Problem("malformed_json", f"{error}.") from None
+    value = _decode(_plain, raw)
     # Each member has a colon of its own: distinct keys <= members <= colons. Where the first equals the last,
     # no key was twice. Else a closer bound is tried, and then the colons inside strings are taken out, which
     # counts the members exactly: the document is valid JSON by now, so the expression finds just its strings.
@@ -100,8 +102,27 @@ def parse(raw: bytes) -> Any:
         and keys != len(_key_ends(raw))
         and keys != _without_strings(b"", raw).count(b":")
     ):
-        raise Problem("malformed_json", "An object has the same key twice.")
+        raise _twice()
     return value
+
+
+def elements(raw: bytes, name: str) -> list[msgspec.Raw]:
+    """The elements of the array that is the only member, `name`, of an object; each is still to be parsed.
+
+    Splitting costs a twentieth of parsing. Raises Problem 400.
+    """
+    members: dict[str, msgspec.Raw] = _decode(_members, raw, "")
+    details = [] if name in members else [Detail(name, "is missing")]
+    details += _unknown(members, {name})
+    if details:
+        raise invalid(details)
+    value = members[name]
+    # Of a key that comes twice the last value is given; then this is not all there is.
+    first = _first_member(raw)
+    if first is None or raw[first.end() + len(memoryview(value)) :].strip(b" \t\r\n") != b"}":
+        raise _twice()
+    found: list[msgspec.Raw] = _decode(_elements, value, name)
+    return found
 
 
 class Reader(Generic[T]):
@@ -129,6 +150,8 @@ class Reader(Generic[T]):
 
 def invalid(details: Sequence[Detail]) -> Problem:
     """A 400 `validation_error` with these details."""
+    if len(details) > MAX_DETAILS:
+        details = [*details[:MAX_DETAILS], Detail("", "and more")]
     text = "; ".join(
         f"{detail.field}: {detail.reason}" if detail.field else detail.reason for detail in details
     )
@@ -150,16 +173,30 @@ def explain(value: Any, type_: Any, error: msgspec.ValidationError) -> list[Deta
         elif field.required:
             details.append(Detail(field.encode_name, "is missing"))
     if type_.__struct_config__.forbid_unknown_fields:
-        details += [Detail(name[:64], "is not a known field") for name in value if name not in known]
+        details += _unknown(value, known)
     return details or [_detail(str(error), "")]
 
 
 def split_ndjson(raw: bytes, limit: int) -> list[bytes]:
     """The lines of a newline-delimited body, blank ones left out. Raises Problem 400 past `limit` lines."""
-    lines = [line for line in raw.split(b"\n") if line and not line.isspace()]
+    lines = [match.group() for match in islice(_lines(raw), limit + 1)]
     if len(lines) > limit:
         raise invalid([Detail("", f"takes at most {limit} lines")])
     return lines
+
+
+def _decode(decoder: msgspec.json.Decoder[Any], raw: bytes | msgspec.Raw, under: str | None = None) -> Any:
+    """With `under`, the field that is decoded, a value of another type is a `validation_error`."""
+    try:
+        return decoder.decode(raw)
+    except RecursionError:
+        raise _too_deep() from None
+    except UnicodeDecodeError:
+        raise Problem("malformed_json", "The body is not valid UTF-8.") from None
+    except msgspec.DecodeError as error:
+        if under is not None and isinstance(error, msgspec.ValidationError):
+            raise invalid([_detail(str(error), under)]) from None
+        raise Problem("malformed_json", f"{error}.") from None
 
 
 def _keys(value: Any, depth: int) -> int:
@@ -188,6 +225,15 @@ def _detail(text: str, under: str) -> Detail:
     if path.startswith("["):
         return Detail(f"{under}{path}", reason)
     return Detail(".".join(part for part in (under, path) if part), reason)
+
+
+def _unknown(names: Iterable[str], known: Container[str]) -> list[Detail]:
+    unknown = (name for name in names if name not in known)
+    return [Detail(name[:64], "is not a known field") for name in islice(unknown, MAX_DETAILS + 1)]
+
+
+def _twice() -> Problem:
+    return Problem("malformed_json", "An object has the same key twice.")
 
 
 def _too_deep() -> Problem:

@@ -172,9 +172,18 @@ async def _render(_request: Request, error: Exception) -> Response:
     return response(error)
 
 
+async def _nobody(_request: Request, _error: Exception) -> None:
+    """Starlette sends nothing then; its last resort would be a 500, which is counted."""
+
+
 def handlers() -> dict[Any, Any]:
     """The exception handlers that every Starlette application of ours takes."""
-    return {BrokerError: _handle, HTTPException: _handle, Exception: _render}
+    return {ClientDisconnected: _nobody, BrokerError: _handle, HTTPException: _handle, Exception: _render}
+
+
+def shutting_down() -> Problem:
+    """For a request that the end of the grace period cut off."""
+    return Problem("shutting_down", "The process stopped; whether this was done is unknown.")
 
 
 class Guard:
@@ -201,8 +210,7 @@ class Guard:
         except asyncio.CancelledError:
             # Only the end of the grace period cancels a request, and this ends the request's own task.
             if not started:
-                problem = Problem("shutting_down", "The process stopped; whether this was done is unknown.")
-                await response(problem)(scope, receive, send)
+                await response(shutting_down())(scope, receive, send)
         except Exception as error:
             if of(error).code == "internal_error":
                 log.error("request_failed", path=scope["path"], exc_info=error)

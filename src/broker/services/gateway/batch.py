@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
@@ -16,10 +18,12 @@ from broker.events.appender import Result
 from broker.services.gateway import parsing
 from broker.services.gateway.messages import Entrance, accepted, refusal
 from broker.web import body, problems
+from broker.web.identity import Identity
 from broker.web.problems import Detail, Problem
 
-# Each may hold MAX_BATCH_BYTES in memory.
+# Each may hold MAX_BATCH_BYTES in memory, and none may keep the others out.
 IN_FLIGHT = 64
+IN_FLIGHT_OF_ONE = 16
 
 
 class Taken(msgspec.Struct, frozen=True, tag_field="status", tag="queued"):
@@ -56,27 +60,33 @@ class SubmitBatch:
     def __init__(self, entrance: Entrance, acceptance: Acceptance) -> None:
         self._entrance = entrance
         self._acceptance = acceptance
-        self._in_flight = 0
+        self._in_flight: Counter[str] = Counter()
+        self._reading = asyncio.Lock()
 
     async def endpoint(self, request: Request) -> Response:
         """Take what can be taken. Raises Problem for what is wrong with the whole."""
-        if self._in_flight >= IN_FLIGHT:
+        identity, origin = self._entrance(request.scope, telemetry.correlation.get())
+        client_id = identity.client_id
+        of_one, of_all = self._in_flight[client_id], self._in_flight.total()
+        if of_one >= IN_FLIGHT_OF_ONE or of_all >= IN_FLIGHT:
             raise Problem("overloaded", "Too many batches are being taken at once.")
-        self._in_flight += 1
+        self._in_flight[client_id] += 1
         try:
-            return await self._take(request)
+            return await self._take(request, identity, origin)
         finally:
-            self._in_flight -= 1
+            self._in_flight[client_id] -= 1
+            if not self._in_flight[client_id]:
+                del self._in_flight[client_id]
 
-    async def _take(self, request: Request) -> Response:
+    async def _take(self, request: Request, identity: Identity, origin: Origin) -> Response:
         scope = request.scope
-        identity, origin = self._entrance(scope, telemetry.correlation.get())
         kind = body.media_type(scope, (body.JSON, body.NDJSON))
         if body.header(scope, b"idempotency-key") is not None:
             reason = "is for single messages; each message of a batch has its own `idempotency_key`"
             raise body.invalid([Detail("Idempotency-Key", reason)])
         raw = await body.read(scope, request.receive, parsing.MAX_BATCH_BYTES)
-        items = parsing.batch(raw, lines=kind == body.NDJSON)
+        async with self._reading:
+            items = await parsing.batch(raw, lines=kind == body.NDJSON)
         self._entrance.limiter.charge(identity.fingerprint, len(items) - 1)
         results = await self._results(origin, items)
         count = sum(isinstance(result, Taken) for result in results)

@@ -6,6 +6,7 @@ each of them costs as much as sealing a message.
 
 from __future__ import annotations
 
+import asyncio
 from time import perf_counter
 from typing import Protocol
 
@@ -113,6 +114,9 @@ class Submit:
             message_id, content, extra = await self._take(scope, receive, headers, given)
         except ClientDisconnected:
             pass
+        except asyncio.CancelledError:
+            # Only the end of the grace period cancels a request, and this ends the request's own task.
+            status = await self._refuse(problems.shutting_down(), scope, receive, send, correlation_id)
         except Exception as error:  # noqa: BLE001 - the guard of this route
             status = await self._refuse(error, scope, receive, send, correlation_id)
         else:
