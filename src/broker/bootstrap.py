@@ -121,6 +121,7 @@ async def _main(role: str, settings: Settings) -> None:
         keyring = Keyring.load(settings.keyring_path, settings.key_passphrase)
         keys = LogKeys(settings.log_name, identity.partitions)
         log.info("role_started", log_id=identity.log_id)
+        lifecycle.calm_collector()
         await ROLES[role](Parts(settings, redis, keys, identity, keyring), stop)
         log.info("role_stopped")
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -45,6 +46,17 @@ def stop_on_signals(stop: asyncio.Event) -> None:
             loop.add_signal_handler(number, stop.set)
         except NotImplementedError:  # Windows' event loops have no signal handlers of their own
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
+
+
+def calm_collector() -> None:
+    """Let the garbage collector look less often; called once a process has loaded what it runs on.
+
+    Events and requests hold no cycles, so that nearly every pass over them is for nothing: at Python's own
+    thresholds 5 % of a busy process' time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @asynccontextmanager
