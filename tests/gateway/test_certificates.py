@@ -57,6 +57,17 @@ async def test_an_expired_certificate(world, gateway):
     assert await refusals(caller) == {(403, "certificate_expired")}
 
 
+@pytest.mark.parametrize("registered", [False, True])
+async def test_a_certificate_that_is_not_for_clients(world, gateway, registered):
+    """403 that says so, though the certificate is ours, and whether it is registered or not."""
+    cert, key, issued = world.pki.for_servers()
+    if registered:
+        entry = issued.entry("demo", "producer", issued_at_ms=clock.now_ms())
+        gateway.trust._entries[f"cert:{issued.fingerprint}"] = entry
+    caller = Caller(gateway.port, world.pki.client_context(cert, key))
+    assert await refusals(caller) == {(403, "certificate_purpose")}
+
+
 async def test_a_certificate_that_expires_while_its_connection_is_open(world, gateway):
     """The date is judged at each request, not at the handshake."""
     issued = await world.producer("brief")

@@ -9,6 +9,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from broker.services.ca import files, profiles
 from broker.services.ca.authority import Authority, Issued, describe
@@ -37,16 +38,24 @@ class Pki:
 
     def expired(self, name: str = "late") -> tuple[Path, Path, Issued]:
         """A client certificate of this CA that ended yesterday."""
+        return self._signed(
+            name, profiles.purposes_of("producer"), datetime.now(UTC) - timedelta(days=31), days=30
+        )
+
+    def for_servers(self, name: str = "shop") -> tuple[Path, Path, Issued]:
+        """A certificate of this CA that is for TLS servers only; the authority itself issues none such to clients."""
+        return self._signed(name, [ExtendedKeyUsageOID.SERVER_AUTH], datetime.now(UTC), days=30)
+
+    def _signed(self, name: str, purposes, start: datetime, *, days: int) -> tuple[Path, Path, Issued]:
         key = ec.generate_private_key(ec.SECP256R1())
-        end = datetime.now(UTC) - timedelta(days=1)
         builder = profiles.leaf_builder(
             self.authority.certificate,
             key.public_key(),
             profiles.subject(name, "producer"),
-            purposes=profiles.purposes_of("producer"),
+            purposes=purposes,
             names=[],
-            start=end - timedelta(days=30),
-            end=end,
+            start=start,
+            end=start + timedelta(days=days),
         )
         issued = describe(builder.sign(self.authority._key, hashes.SHA256()), key)
         return *self.write(name, issued), issued

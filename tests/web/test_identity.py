@@ -35,7 +35,9 @@ def entry(**changes) -> CertificateEntry:
 
 def decide(found: CertificateEntry | None, roles=("producer",)):
     registry = Registry({found.fingerprint: found} if found else {})
-    return identity.decide(Peer("f" * 64, b""), registry, roles, NOW)
+    peer = Peer("f" * 64, b"")
+    vars(peer)["for_clients"] = True  # as its certificate would say
+    return identity.decide(peer, registry, roles, NOW)
 
 
 def test_an_active_certificate_is_its_client():

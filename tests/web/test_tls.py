@@ -69,6 +69,20 @@ async def test_an_expired_certificate_of_ours_reaches_the_application(pki: Pki):
     assert seen["not_after_ms"] < clock.now_ms()
 
 
+async def test_a_certificate_that_is_not_for_clients_reaches_the_application(pki: Pki, tmp_path):
+    """The application can say so; one of another CA still fails the handshake, and so do both where one is required."""
+    context = pki.client_context(*pki.for_servers()[:2])
+    strange = pki.client_context(*Pki(tmp_path).for_servers()[:2])
+    async with (
+        listening(app, context=pki.server_context()) as server,
+        httpx.AsyncClient(verify=context) as client,
+    ):
+        assert (await client.get(url(server))).status_code == 200
+        assert await refused(server, strange)
+    async with listening(app, context=pki.server_context(require_client=True)) as server:
+        assert await refused(server, context)
+
+
 async def test_a_certificate_of_ours_is_known_by_its_fingerprint(pki: Pki):
     """Fingerprint, serial, subject and dates are those that the authority issued."""
     cert, key, issued = pki.client()

@@ -32,6 +32,8 @@ def decide(peer: Peer | None, registry: Registry, roles: Collection[str], now_ms
     """The identity, or the problem to answer: 401 without a certificate, 403 that says what is wrong."""
     if peer is None:
         return Problem("client_certificate_required", "This needs a client certificate of this broker.")
+    if not peer.for_clients:
+        return Problem("certificate_purpose", "This certificate is not for TLS clients.")
     entry = registry.certificate(peer.fingerprint)
     if entry is None:
         return _unknown(peer, now_ms)

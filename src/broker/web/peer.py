@@ -35,6 +35,18 @@ class Peer(msgspec.Struct, frozen=True, dict=True):
         return self._certificate.subject.rfc4514_string()
 
     @cached_property
+    def for_clients(self) -> bool:
+        """Whether it says that it is for TLS clients."""
+        from cryptography.x509 import ExtendedKeyUsage, ExtensionNotFound
+        from cryptography.x509.oid import ExtendedKeyUsageOID
+
+        try:
+            usage = self._certificate.extensions.get_extension_for_class(ExtendedKeyUsage).value
+        except ExtensionNotFound:
+            return False
+        return ExtendedKeyUsageOID.CLIENT_AUTH in usage
+
+    @cached_property
     def not_before_ms(self) -> int:
         """Milliseconds since the epoch."""
         return int(self._certificate.not_valid_before_utc.timestamp()) * 1000

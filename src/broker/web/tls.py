@@ -5,6 +5,8 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
+from broker.web import purpose
+
 # X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which the ssl module does not name.
 NO_CHECK_TIME = 0x200000
 ALPN = ["http/1.1"]
@@ -15,7 +17,8 @@ CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 def server_context(cert: Path, key: Path, ca: Path, *, require_client: bool = False) -> ssl.SSLContext:
     """For listeners. A client certificate of another CA fails the handshake; an expired one of ours does not.
 
-    `require_client` also fails the handshake without one; else health can be read without.
+    `require_client` also fails the handshake without one, and with one that is not for clients; else health
+    can be read without, and the purpose is judged per request.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _common(context, ca)
@@ -23,6 +26,8 @@ def server_context(cert: Path, key: Path, ca: Path, *, require_client: bool = Fa
     context.verify_mode = ssl.CERT_REQUIRED if require_client else ssl.CERT_OPTIONAL
     # An expired certificate must reach the request, where it gets the 403 that says so.
     context.verify_flags |= NO_CHECK_TIME
+    if not require_client:
+        purpose.accept_any(context)  # so must one that is not for clients
     # A resumed session would outlive what a new handshake is told.
     context.num_tickets = 0
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
