@@ -9,6 +9,7 @@ from broker.domain.message import End, Park
 from broker.events import codec
 from broker.events.delivery_log import DeliveryLog
 from broker.services.delivery.settlements import settlement
+from support.waiting import wait_until
 
 ALIVE_MS = 60_000
 
@@ -119,3 +120,53 @@ async def test_many_items_in_one_call(rig, logs_of):
     assert len(await rig.finished(messages)) == 2500
     assert (await rig.redis.xpending(rig.keys.partitions[0].events, "delivery"))["pending"] == 0
     assert codec.tag_of(items[0].event) == "Delivered"
+
+
+async def test_a_dead_worker_is_noticed_though_the_clock_went_back(rig, logs_of):
+    """⚠ A heartbeat from before the clock went back would last for hours: it gets one more heartbeat's time."""
+    one, two = await logs_of("a"), await logs_of("b")
+    await rig.submit(1, partition=0)
+    await claims_of(rig, one)
+    workers = rig.keys.partitions[0].workers
+    await rig.redis.hset(workers, "a", f"{clock.now_ms() + 3_600_000}|40")
+    assert await two.take_over(30_000, 10, suspect=True) == []
+    until = int((await rig.redis.hget(workers, "a")).split(b"|")[0])
+    await wait_until(lambda: clock.now_ms() > until + 1)
+    assert [claim.crashes for claim in await two.take_over(30_000, 10, suspect=True)] == [1]
+
+
+async def test_a_shelf_is_taken_by_those_who_do_not_wait_for_the_same(rig, logs_of):
+    """Claims shelved under a name are left by who asks for that, taken by others, and count as nobody's crash."""
+    one, two = await logs_of("a"), await logs_of("b")
+    await rig.submit(3, partition=0)
+    claims = await claims_of(rig, one)
+    assert await one.release(claims[:2], shelf="channel:inbox") == 2
+    assert await two.take_over(0, 10, suspect=True, abandoned=False, leave=["channel:inbox"]) == []
+    taken = await two.take_over(0, 10, suspect=False, abandoned=False, leave=["channel:webhook"])
+    assert [(claim.entry, claim.count, claim.crashes) for claim in taken] == [
+        (claim.entry, 2, 0) for claim in claims[:2]
+    ]
+    assert await one.renew(claims, ALIVE_MS) == {claim.entry for claim in claims[:2]}
+    await two.take_over(30_000, 10, suspect=False)
+    found = await rig.redis.xinfo_consumers(rig.keys.partitions[0].events, "delivery")
+    assert {one["name"] for one in found} == {b"a", b"b"}
+
+
+async def test_what_waits_for_nobody_does_not_hide_the_stuck(rig, logs_of):
+    """However much is shelved, claims that a living worker forgot are found behind it."""
+    one, two = await logs_of("a"), await logs_of("b")
+    await rig.submit(20, partition=0)
+    claims = await claims_of(rig, one)
+    await one.release(claims[:19], shelf="channel:inbox")
+    taken = await two.take_over(0, 5, suspect=False, leave=["channel:inbox"])
+    assert [claim.entry for claim in taken] == [claims[19].entry]
+
+
+async def test_what_workers_said_is_forgotten_with_them(rig, logs_of):
+    """A destroyed group takes its consumers along; what they said of themselves does not stay for ever."""
+    one = await logs_of("a")
+    workers = rig.keys.partitions[0].workers
+    await rig.redis.hset(workers, mapping={f"w{number}": clock.now_ms() - 1 for number in range(50)})
+    await rig.redis.xreadgroup("delivery", "a", {rig.keys.partitions[0].events: ">"}, count=1)
+    await one.take_over(30_000, 5, suspect=False)
+    assert await rig.redis.hkeys(workers) == [b"a"]

@@ -135,6 +135,47 @@ async def test_a_message_that_kills_workers_is_parked_and_the_others_are_deliver
     assert fleet.delivered().count(poison.hex()) == 3
 
 
+async def test_a_worker_paused_past_its_heartbeat_records_nothing_of_what_it_had(rig, fleet):
+    """SIGSTOP: others take over; on SIGCONT its late answers write nothing, and it goes on with new messages."""
+    paused = await fleet.start()
+    messages = await rig.submit(6, body="wait")
+    await wait_until(lambda: len(fleet.delivered()) == 6)
+    paused.send_signal(signal.SIGSTOP)
+    other = Recorder()
+    async with rig.working(channels=[other]):
+        await rig.all_finished(messages)
+        assert sorted(other.seen) == sorted(messages)
+    Path(f"{fleet.journal}.go").touch()
+    paused.send_signal(signal.SIGCONT)
+    later = await rig.submit(20)
+    done = await rig.all_finished(later)
+    assert {(one.outcome, one.attempts) for one in done} == {("delivered", 1)}
+    paused.send_signal(signal.SIGTERM)
+    assert await paused.wait() == 0
+    for message in messages + later:
+        assert await rig.tags(message) == ["MessageSubmitted", "DeliveryAttempted", "Delivered"]
+    assert set(fleet.delivered()) == {message.hex() for message in messages + later}
+
+
+async def test_two_workers_with_the_same_poison_park_it_alone(rig, fleet):
+    """Workers side by side die of one message in turn; it is parked, and every other message is delivered."""
+    [poison] = await rig.submit(1, partition=0, body="poison")
+    healthy = await rig.submit(40)
+    running = [await fleet.start() for _ in range(2)]
+
+    async def parked():
+        for place, process in enumerate(running):
+            if process.returncode is not None:
+                running[place] = await fleet.start()
+        state = await rig.state(poison)
+        return isinstance(state, OpenMessage) and state.phase == "parked"
+
+    await wait_until(parked, within=60)
+    done = await rig.all_finished(healthy)
+    assert {one.outcome for one in done} == {"delivered"}
+    assert fleet.delivered().count(poison.hex()) == 3
+
+
 async def test_orderly_stops_and_restarts_count_as_no_crash(rig, fleet):
     """A message that is handed back again and again by workers that stop in order is never suspected."""
     [message] = await rig.submit(1, body="hang")

@@ -173,6 +173,17 @@ async def test_what_is_not_finished_in_time_is_handed_back(rig):
     assert sorted(quick.seen) == sorted(messages)
 
 
+async def test_one_place_serves_every_partition(rig):
+    """⚠ With `--concurrency 1` partitions with nothing to read do not keep the place from those that have."""
+    channel = Recorder()
+    limits = msgspec.structs.replace(QUICK, concurrency=1)
+    async with rig.working(channels=[channel], limits=limits) as worker:
+        messages = await rig.submit(300, partition=0)
+        await rig.all_finished(messages, within=60)
+        assert worker.capacity.limit == 1
+    assert sorted(channel.seen) == sorted(messages)
+
+
 @pytest.mark.case("TC-W-010")
 async def test_an_empty_queue_is_no_error(rig):
     """With nothing to do the worker waits without errors, and takes the next message when it comes."""

@@ -25,20 +25,29 @@ from broker.services.delivery.worker import Limits, Worker
 
 
 class Journal(Channel):
-    """Writes `body` of what it delivers to a file; dies of bodies called `poison`, hangs on `hang`."""
+    """Writes what it delivers to a file; dies of bodies called `poison`, hangs on `hang`, waits on `wait`.
+
+    What waits is answered once there is a file beside the journal whose name ends in `.go`.
+    """
 
     name = "simulated"
 
     def __init__(self, path: str) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        self._go = Path(path + ".go")
 
     async def deliver(self, deliveries, report) -> None:
         for delivery in deliveries:
             os.write(self._file, f"{delivery.message_id.hex()} {os.getpid()}\n".encode())
             if delivery.plain.message_body == "poison":
                 os.kill(os.getpid(), signal.SIGKILL)
-            if delivery.plain.message_body != "hang":
+            if delivery.plain.message_body not in {"hang", "wait"}:
                 report(delivery, Accepted())
+        waiting = [delivery for delivery in deliveries if delivery.plain.message_body == "wait"]
+        while waiting and not self._go.exists():
+            await asyncio.sleep(0.01)
+        for delivery in waiting:
+            report(delivery, Accepted())
         if any(delivery.plain.message_body == "hang" for delivery in deliveries):
             await asyncio.Event().wait()
 

@@ -261,7 +261,9 @@ async def test_a_repeated_call_that_arrives_late_adds_nothing(redis, log_name, a
     if outcome:
         # It has ended meanwhile: what it would open again is a cycle that has its outcome.
         await redis.delete(keys.open)
-        await redis.hset(keys.done(ids.created_ms(drafts[1].message_id)), drafts[1].message_id, "D|1|1|1|demo")
+        await redis.hset(
+            keys.done(ids.created_ms(drafts[1].message_id)), drafts[1].message_id, "D|1|1|1|demo"
+        )
     with pytest.raises(LogUnavailable, match="before"):
         await appender._send(*call)
     assert await redis.xlen(keys.events) == 2

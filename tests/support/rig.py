@@ -171,7 +171,12 @@ class Rig:
     @contextlib.asynccontextmanager
     async def working(self, **options) -> AsyncIterator[Worker]:
         """A worker that runs beside the body and stops in order after it."""
-        worker = self.worker(**options)
+        async with self.run(self.worker(**options)) as worker:
+            yield worker
+
+    @contextlib.asynccontextmanager
+    async def run(self, worker: Worker) -> AsyncIterator[Worker]:
+        """Run this worker beside the body; it stops in order after it."""
         stop = asyncio.Event()
         task = asyncio.create_task(worker.run(stop))
         worker.stop_, worker.task_ = stop, task

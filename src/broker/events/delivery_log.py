@@ -182,21 +182,24 @@ class DeliveryLog:
         lost = await _renew(self._redis, [keys.meta, keys.events, keys.workers], args + _claim_args(claims))
         return {entry.decode() for entry in lost}
 
-    async def release(self, claims: Sequence[Claim], *, leaving: bool = False) -> int:
-        """Hand claims back for others to take at once; `leaving` also ends the heartbeat."""
+    async def release(self, claims: Sequence[Claim], *, leaving: bool = False, shelf: str = "") -> int:
+        """Hand claims back for others to take at once; `leaving` also ends the heartbeat.
+
+        `shelf`: what they wait for; takers who wait for it too leave them.
+        """
         keys = self.partition
-        args: list[Arg] = [self._incarnation, self._group, self.consumer, "1" if leaving else "0"]
+        args: list[Arg] = [self._incarnation, self._group, self.consumer, "1" if leaving else "0", shelf]
         return int(
             await _release(self._redis, [keys.meta, keys.events, keys.workers], args + _claim_args(claims))
         )
 
     async def take_over(
-        self, idle_ms: int, count: int, *, suspect: bool, abandoned: bool = True
+        self, idle_ms: int, count: int, *, suspect: bool, abandoned: bool = True, leave: Sequence[str] = ()
     ) -> list[Claim]:
         """Claim what nobody works on. At most one of them has crashes, and only if `suspect` allows it.
 
         Without `abandoned` only what was handed back: for callers that cannot tell the dead from those who
-        could not reach Redis either.
+        could not reach Redis either. `leave`: shelves that are not to be taken from.
         """
         keys = self.partition
         replies = await _takeover(
@@ -210,6 +213,7 @@ class DeliveryLog:
                 count,
                 "1" if suspect else "0",
                 "1" if abandoned else "0",
+                _pack([f"-{shelf}" for shelf in leave]),
             ],
         )
         return self._claims(

@@ -52,7 +52,7 @@ class PartitionKeys(StreamKeys):
         self.bodies = f"{self.base}:bodies"
         """Hash: message id → data of the event that holds the ciphertext, of messages moved aside."""
         self.workers = f"{self.base}:workers"
-        """Hash: consumer → milliseconds until which it counts as alive."""
+        """Hash: consumer → milliseconds until which it counts as alive, `|`, for how long it said so."""
 
     def idempotency(self, key_hash: bytes) -> str:
         """String with expiry: what was answered for an idempotency key."""

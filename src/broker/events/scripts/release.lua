@@ -1,16 +1,18 @@
 -- Hand claims back, so that another worker takes them over at once and without counting a crash.
 --
 -- KEYS  1 meta, 2 events, 3 workers
--- ARGV  1 incarnation, 2 group, 3 consumer, 4 '1' if the consumer goes away, then per claim: entry id, delivery count
--- Reply how many were handed back. The consumer `-` stands for nobody.
+-- ARGV  1 incarnation, 2 group, 3 consumer, 4 '1' if the consumer goes away, 5 the shelf, then per claim: entry id,
+--       delivery count
+-- Reply how many were handed back. The consumer `-` stands for nobody, `-` and a name for a shelf: claims that wait for
+-- what it names, and are taken by those who do not wait for it themselves.
 local refused = check_incarnation()
 if refused then return refused end
 
 local group, consumer = ARGV[2], ARGV[3]
 local released = 0
-for i = 5, #ARGV, 2 do
+for i = 6, #ARGV, 2 do
   if holds_claim(KEYS[2], group, consumer, ARGV[i], ARGV[i + 1]) then
-    redis.call('XCLAIM', KEYS[2], group, '-', 0, ARGV[i], 'JUSTID')
+    redis.call('XCLAIM', KEYS[2], group, '-' .. ARGV[5], 0, ARGV[i], 'JUSTID')
     released = released + 1
   end
 end

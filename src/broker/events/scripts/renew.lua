@@ -7,7 +7,7 @@ local refused = check_incarnation()
 if refused then return refused end
 
 local group, consumer = ARGV[2], ARGV[3]
-redis.call('HSET', KEYS[3], consumer, int(now_ms() + tonumber(ARGV[4])))
+redis.call('HSET', KEYS[3], consumer, int(now_ms() + tonumber(ARGV[4])) .. '|' .. ARGV[4])
 local lost = {}
 for i = 5, #ARGV, 2 do
   if holds_claim(KEYS[2], group, consumer, ARGV[i], ARGV[i + 1]) then

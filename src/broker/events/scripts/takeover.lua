@@ -1,9 +1,10 @@
--- Take over claims that nobody works on: handed back, of workers whose heartbeat expired, or idle past their time.
+-- Take over claims that nobody works on: handed back or shelved, of workers whose heartbeat expired, or idle past
+-- their time.
 --
 -- KEYS  1 meta, 2 events, 3 open, 4 workers
 -- ARGV  1 incarnation, 2 group, 3 consumer, 4 idle time after which a living worker's claim is taken too (ms),
 --       5 how many at most, 6 '1' if one message that was in hand when a worker died may be among them, 7 '1' if others
---       had the time to show that they live; else only what was handed back is taken
+--       had the time to show that they live; else only what was handed back is taken, 8 shelves to leave (msgpack array)
 -- Reply per claim {entry id, delivery count, crashes, fields}. Only a dead owner counts as a crash, and messages with
 --       crashes are given out one at a time: whoever dies with one of them alone in hand died of it.
 local refused = check_incarnation()
@@ -13,6 +14,8 @@ local events, group, me, room = KEYS[2], ARGV[2], ARGV[3], tonumber(ARGV[5])
 local suspect_allowed, abandoned = ARGV[6] == '1', ARGV[7] == '1'
 local now = now_ms()
 local reply = {}
+local left = {}
+for _, shelf in ipairs(cmsgpack.unpack(ARGV[8])) do left[shelf] = true end
 
 local function count_crash(fields)
   local id = field(fields, 's')
@@ -54,27 +57,56 @@ local function take(entry, count, died)
   room = room - 1
 end
 
-for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', events, group)) do
+-- Milliseconds until which a worker counts as alive, 0 if it never said so. One that would live longer than it can have
+-- said spoke before the clock went back: it has one more heartbeat's time to speak again.
+local function alive_until(name)
+  local upto, ttl = string.match(redis.call('HGET', KEYS[4], name) or '', '^(%d+)|?(%d*)$')
+  if not upto then return 0 end
+  if ttl ~= '' and tonumber(upto) > now + tonumber(ttl) then
+    upto = int(now + tonumber(ttl))
+    redis.call('HSET', KEYS[4], name, upto .. '|' .. ttl)
+  end
+  return tonumber(upto)
+end
+
+local function forget(name, pending)
+  if pending > 0 then return end
+  if name ~= '-' then redis.call('XGROUP', 'DELCONSUMER', events, group, name) end
+  redis.call('HDEL', KEYS[4], name)
+end
+
+local consumers, known, living = redis.call('XINFO', 'CONSUMERS', events, group), {}, {}
+for _, info in ipairs(consumers) do
   local name, pending = field(info, 'name'), field(info, 'pending')
-  local alive_until = tonumber(redis.call('HGET', KEYS[4], name) or '0')
-  if name ~= me and alive_until < now and (abandoned or name == '-') then
-    if pending == 0 then
-      if name ~= '-' then redis.call('XGROUP', 'DELCONSUMER', events, group, name) end
-      redis.call('HDEL', KEYS[4], name)
-    elseif room > 0 then
+  local nobody = string.sub(name, 1, 1) == '-'
+  known[name] = true
+  if not nobody and (name == me or alive_until(name) >= now) then
+    if pending > 0 then living[#living + 1] = name end
+  elseif (nobody or abandoned) and not left[name] then
+    forget(name, pending)
+    if pending > 0 and room > 0 then
       -- Suspects stay in front of the list: look past them for the others.
-      local look = redis.call('XPENDING', events, group, '-', '+', room + 1000, name)
-      for _, claim in ipairs(look) do
-        if room > 0 then take(claim[1], claim[4], name ~= '-') end
+      for _, claim in ipairs(redis.call('XPENDING', events, group, '-', '+', room + 1000, name)) do
+        if room > 0 then take(claim[1], claim[4], not nobody) end
       end
     end
   end
 end
 
--- The caller's own idle claims are those whose reply it never got: it renews all that it knows of.
-if room > 0 and abandoned then
-  for _, claim in ipairs(redis.call('XPENDING', events, group, 'IDLE', ARGV[4], '-', '+', room)) do
-    if claim[2] ~= '-' and room > 0 then take(claim[1], claim[4], false) end
+if abandoned then
+  -- The caller's own idle claims are those whose reply it never got: it renews all that it knows of.
+  for _, name in ipairs(living) do
+    if room > 0 then
+      for _, claim in ipairs(redis.call('XPENDING', events, group, 'IDLE', ARGV[4], '-', '+', room, name)) do
+        if room > 0 then take(claim[1], claim[4], false) end
+      end
+    end
+  end
+  -- A destroyed group takes its consumers along, but not what they said.
+  if redis.call('HLEN', KEYS[4]) > #consumers then
+    for _, name in ipairs(redis.call('HKEYS', KEYS[4])) do
+      if not known[name] and name ~= me and alive_until(name) < now then redis.call('HDEL', KEYS[4], name) end
+    end
   end
 end
 return reply

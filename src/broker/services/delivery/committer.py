@@ -20,10 +20,13 @@ class Committer:
     """One partition's outcomes; at most one call under way, the next group gathering behind it.
 
     A call without a reply is repeated: the fence lets it write once. `settled` is told the items, each
-    with whether it was written, and whether an earlier try may have written them.
+    with whether it was written, and whether an earlier try may have written them; `failed` of a defect.
     """
 
-    def __init__(self, lane: Lane, patience: Patience, settled: Settled) -> None:
+    def __init__(
+        self, lane: Lane, patience: Patience, settled: Settled, failed: Callable[[BaseException], None]
+    ) -> None:
+        self._failed = failed
         self._lane = lane
         self._patience = patience
         self._settled = settled
@@ -36,6 +39,7 @@ class Committer:
         self._waiting.append((item, settlement))
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._drain())
+            self._task.add_done_callback(self._ended)
 
     async def aclose(self) -> None:
         """Give up what is not written; whether the call under way has its effect stays unknown."""
@@ -55,3 +59,7 @@ class Committer:
                 self._settled(written, repeated)
         finally:
             self._task = None
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failed(error)

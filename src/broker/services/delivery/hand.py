@@ -21,40 +21,48 @@ class Capacity:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.free = limit
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[tuple[int, asyncio.Future[int]]] = deque()
 
     async def reserve(self, wanted: int) -> int:
         """Places for up to `wanted` messages, at least one; waits while there is none."""
-        while self.free == 0 or self._waiting:
-            turn = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
-            self._wake()
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn in self._waiting:
-                    self._waiting.remove(turn)
-                else:
-                    self._wake()
-                raise
-            if self.free > 0:
-                break
-        taken = min(wanted, self.free)
-        self.free -= taken
-        self._wake()
-        return taken
+        turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting.append((wanted, turn))
+        self._serve()
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.release(turn.result())
+            raise
 
     def release(self, places: int) -> None:
         """Give places back."""
         self.free += places
-        self._wake()
+        self._serve()
 
-    def _wake(self) -> None:
+    def leave(self, item: Item) -> None:
+        """The item gives its place to others, if it has one."""
+        if item.placed:
+            item.placed = False
+            self.release(1)
+
+    async def enter(self, item: Item) -> bool:
+        """Wait for a place for an item that gave its own up; False where it is gone meanwhile."""
+        await self.reserve(1)
+        if item.gone:
+            self.release(1)
+            return False
+        item.placed = True
+        return True
+
+    def _serve(self) -> None:
+        # Given, not announced: whoever asks again at once would be there before the one who waited.
         while self.free > 0 and self._waiting:
-            turn = self._waiting.popleft()
+            wanted, turn = self._waiting.popleft()
             if not turn.done():
-                turn.set_result(None)
-                return
+                taken = min(wanted, self.free)
+                self.free -= taken
+                turn.set_result(taken)
 
 
 @dataclass(slots=True, eq=False)
@@ -70,6 +78,7 @@ class Item:
     started: float = 0.0
     suspect: bool = False
     settling: bool = False
+    placed: bool = True
     gone: bool = False
     decision: Decision | None = None
 
@@ -89,6 +98,8 @@ class Lane:
     committer: Committer = field(init=False)
     items: dict[str, Item] = field(default_factory=dict)
     retry_scheduled: asyncio.Event = field(default_factory=asyncio.Event)
+    claims_wait: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when claims that nobody works on may be taken at once."""
     steady_since: float | None = None
     """Since when (monotonic) every call succeeded and the heartbeat was on time; None: not so now."""
 

@@ -19,6 +19,7 @@ from broker.services.delivery.gates import Gates
 from broker.services.delivery.hand import Capacity, Item, Lane
 from broker.services.delivery.patience import Patience
 from broker.services.delivery.routes import Routes
+from broker.services.delivery.shelf import Shelf
 from broker.services.delivery.suspects import Suspects
 
 log = telemetry.get_logger(__name__)
@@ -37,6 +38,7 @@ class Handler:
         crash_limit: int,
         capacity: Capacity,
         patience: Patience,
+        gate_closed: Callable[[], None] = lambda: None,
     ) -> None:
         self._actor = actor
         self._routes = routes
@@ -45,7 +47,9 @@ class Handler:
         self._crash_limit = crash_limit
         self._capacity = capacity
         self._patience = patience
-        self.gates = Gates(self.resume)
+        self._shelf = Shelf(patience, self.drop)
+        self._shelf.failed = self.fail
+        self.gates = Gates(self.resume, self._shelf.add, capacity, gate_closed)
         self.suspects = Suspects(lambda item: self._start([item]))
         self.in_hand = 0
         """Messages claimed and not yet settled."""
@@ -130,18 +134,18 @@ class Handler:
 
     async def _deliver(self, name: str, deliveries: list[Delivery]) -> None:
         channel = self._channels.get(name)
-        failure = f"this worker has no channel {name}"
+        away = OwnSideAway(f"this worker has no channel {name}")
         if channel is not None:
             try:
                 await channel.deliver(deliveries, self._report)
-                failure = "the channel gave no answer"
+                away = OwnSideAway("the channel gave no answer", scope="message")
             except Exception as error:
                 # A defect of ours must cost neither the message nor an attempt.
                 log.exception("channel_defect", channel=name)
-                failure = f"defect: {type(error).__name__}"
+                away = OwnSideAway(f"defect: {type(error).__name__}", scope="message")
         for delivery in deliveries:
             if not delivery.answered:
-                self._report(delivery, OwnSideAway(failure, scope="message"))
+                self._report(delivery, away)
 
     def _report(self, delivery: Delivery, answer: Answer) -> None:
         delivery.answered = True
@@ -221,12 +225,15 @@ class Handler:
             item.delivery.cancel()
         self.gates.left(item)
         self.suspects.left(item)
+        if item.suspect:
+            item.lane.claims_wait.set()
         self.in_hand -= 1
-        self._capacity.release(1)
+        self._capacity.leave(item)
 
     async def aclose(self) -> None:
         """Give up every attempt that is still under way."""
         await self.gates.aclose()
+        await self._shelf.aclose()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -239,8 +246,12 @@ class Handler:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self.failed = error
-            self.on_failure()
+            self.fail(error)
+
+    def fail(self, error: BaseException) -> None:
+        """A defect: the worker stops, and others take over."""
+        self.failed = error
+        self.on_failure()
 
 
 def _gate(item: Item, answer: OwnSideAway) -> str:

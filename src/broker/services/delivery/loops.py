@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 from functools import partial
 
-from broker import clock
+from broker import clock, lifecycle
 from broker.events.connection import BLOCK_MS, Redis
 from broker.services.delivery import metrics
 from broker.services.delivery.hand import Capacity, Lane
@@ -15,6 +15,7 @@ from broker.services.delivery.patience import Patience
 
 BATCH = 500
 TAKEOVER_EVERY = 1.0
+LOOK_EVERY = 0.05
 COUNT_DUE_EVERY = 5.0
 
 
@@ -42,8 +43,8 @@ class Loops:
         # What a reader keeps for itself while it waits for news: little, so that a busy one has the rest.
         self._share = max(1, capacity.limit // (4 * lanes))
         self._most = max(1, capacity.limit // 2)
-        # With fewer places than partitions, waiting readers take turns.
-        self._block_ms = BLOCK_MS if capacity.limit >= 2 * lanes else 50
+        # With few places, who waits for news must not keep one of them.
+        self._block_ms = BLOCK_MS if capacity.limit >= 2 * lanes else 1
 
     async def prepare(self) -> None:
         """Make the group where there is none yet, and beat: a worker without heartbeat counts as dead."""
@@ -54,6 +55,7 @@ class Loops:
         """Claim new entries until `stop`; `redis` is a connection that nothing else uses."""
         busy = True
         while not stop.is_set():
+            await self._beat_if_late()
             places = await self._capacity.reserve(self._most if busy else self._share)
             taken = 0
             try:
@@ -67,6 +69,8 @@ class Loops:
                 busy = bool(claims)
             finally:
                 self._capacity.release(places - taken)
+            if not busy and self._block_ms < BLOCK_MS:
+                await lifecycle.sleep_or_stop(LOOK_EVERY, stop)
 
     async def renew(self) -> None:
         """Keep heartbeat and claims alive until cancelled."""
@@ -93,14 +97,23 @@ class Loops:
             if item.entry in lost and not item.settling and not item.gone and item.claim is claim:
                 self._handler.lost(item)
 
+    async def _beat_if_late(self) -> None:
+        """After a pause of this process others may take it for dead: first of all, say that it lives."""
+        if self._beat_at is not None and clock.monotonic() - self._beat_at > self._heartbeat_ttl:
+            await self.beat()
+
     async def take_over(self, stop: asyncio.Event) -> None:
         """Claim what nobody works on, at once and then every second, until `stop`."""
+        waiting = self._lane.claims_wait
         while not stop.is_set():
-            await self._take_over_once()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), TAKEOVER_EVERY)
+            waiting.clear()
+            await self._beat_if_late()
+            if not await self._take_over_once():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(waiting.wait(), TAKEOVER_EVERY)
 
-    async def _take_over_once(self) -> None:
+    async def _take_over_once(self) -> bool:
+        """Whether there may be more."""
         lane = self._lane
         places = await self._capacity.reserve(self._most)
         suspect = self._handler.suspects.reserve()
@@ -110,7 +123,11 @@ class Loops:
                 lane,
                 "take_over",
                 lambda: lane.log.take_over(
-                    round(self._claim_ttl * 1000), places, suspect=suspect, abandoned=self._steady()
+                    round(self._claim_ttl * 1000),
+                    places,
+                    suspect=suspect,
+                    abandoned=self._steady(),
+                    leave=self._handler.gates.shut(),
                 ),
             )
             taken = self._handler.take(lane, claims)
@@ -120,14 +137,17 @@ class Loops:
             self._capacity.release(places - taken)
         metrics.taken_over().inc(taken)
         metrics.crashes().inc(sum(1 for claim in claims if claim.crashes))
+        return taken == places
 
     def _steady(self) -> bool:
         """Whether others had the time to show that they live.
 
         After an outage, or right after our own start, expired heartbeats say nothing about their owners.
         """
-        since = self._lane.steady_since
-        return since is not None and clock.monotonic() - since >= self._heartbeat_ttl
+        since, now = self._lane.steady_since, clock.monotonic()
+        # Late ourselves, as after a pause of the whole machine, we cannot tell who else was paused.
+        late = self._beat_at is None or now - self._beat_at > self._heartbeat_ttl
+        return since is not None and now - since >= self._heartbeat_ttl and not late
 
     async def pump(self, stop: asyncio.Event) -> None:
         """Turn due retries into events until `stop`; several workers do so side by side."""

@@ -44,6 +44,11 @@ def held() -> Gauge:
     return web.gauge("broker_delivery_held", "Messages in hand that wait for our own side to come back.")
 
 
+def shelved() -> Counter:
+    """Claims handed back until our own side is back."""
+    return web.counter("broker_delivery_shelved_total", "Claims handed back until our own side is back.")
+
+
 @cache
 def retries_due(partition: str) -> Gauge:
     """Retries scheduled."""
@@ -99,6 +104,7 @@ def declare(channels: Iterable[str], partitions: Iterable[str]) -> None:
     for one in (
         in_hand,
         held,
+        shelved,
         lost_claims,
         taken_over,
         crashes,

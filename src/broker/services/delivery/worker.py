@@ -82,6 +82,7 @@ class Worker:
             crash_limit=limits.crash_limit,
             capacity=self.capacity,
             patience=self.patience,
+            gate_closed=self._look_for_claims,
         )
         self.lanes = [
             self._lane(DeliveryLog(redis, partition, identity, self.worker_id))
@@ -102,8 +103,12 @@ class Worker:
 
     def _lane(self, delivery_log: DeliveryLog) -> Lane:
         lane = Lane(delivery_log)
-        lane.committer = Committer(lane, self.patience, self.handler.settled)
+        lane.committer = Committer(lane, self.patience, self.handler.settled, self.handler.fail)
         return lane
+
+    def _look_for_claims(self) -> None:
+        for lane in self.lanes:
+            lane.claims_wait.set()
 
     @property
     def in_hand(self) -> int:
@@ -179,6 +184,7 @@ class Worker:
         """Let reads that block come back by themselves: what they claimed is then in hand."""
         for lane in self.lanes:
             lane.retry_scheduled.set()
+            lane.claims_wait.set()
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=min(BLOCK_MS / 1000 + 0.5, self.limits.grace / 2))
             for task in late:
