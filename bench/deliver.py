@@ -33,6 +33,7 @@ from broker.events.sealing import ClientKeys, Sealer
 from broker.events.types import MessageSubmitted
 from broker.services.delivery.channels.simulated import Simulated
 from broker.services.delivery.worker import Limits, Worker
+from broker.telemetry import configure
 
 GROUP = 500
 NUMBER = "+4915200000000"
@@ -156,6 +157,7 @@ def main() -> None:
     parser.add_argument("--partitions", type=int, default=4)
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
+    configure("bench", "warning")
     try:
         import uvloop
 

@@ -28,6 +28,7 @@ from broker.embedded.valkey import Valkey
 from broker.events import codec, connection, envelope, types
 from broker.events.keys import LogKeys
 from broker.events.log_identity import LogIdentity
+from broker.lifecycle import calm_collector
 from broker.projections import catalog, schema
 from broker.projections.store import Store
 from broker.services.projector.role import Projector
@@ -117,6 +118,8 @@ async def project(options, redis, keys, identity, mariadb, valkey, events, only)
         store=Store(mariadb.url),
         projections=[each for each in catalog.projections() if each.name in only],
     )
+    # As a role does it; what filled the log and migrated the database is none of the projector's.
+    calm_collector()
     stop = asyncio.Event()
     pids = {"projector": os.getpid(), "mariadb": mariadb.pid, "valkey": valkey.pid}
     before = {name: cpu(pid) for name, pid in pids.items()}
