@@ -1,6 +1,11 @@
 """`python -m broker`: the command line."""
 
-from broker.cli import main
+import sys
 
 if __name__ == "__main__":
-    main()
+    try:
+        from broker.cli import main
+
+        main()
+    except KeyboardInterrupt:  # while modules are still being imported
+        sys.exit(130)

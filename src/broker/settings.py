@@ -22,7 +22,7 @@ from broker.errors import SettingsError
 
 PREFIX = "BROKER_"
 # Variables with our prefix that are no settings.
-RESERVED = frozenset({"config", "debug", "caller_dir"})
+RESERVED = frozenset({"config", "debug", "caller_dir", "program"})
 
 Port = Annotated[int, Meta(ge=0, le=65535, description="a TCP port, 0 for any free one")]
 YEAR = 365 * 24 * 3600
@@ -105,6 +105,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     crash_limit: Count = 3
     webhook_timeout: Seconds = 15.0
     webhook_allow_private: bool = False
+    webhook_ca_file: Path | None = None
 
     # Projections.
     projector_batch: Annotated[int, Meta(ge=1, le=50_000)] = 2000

@@ -130,3 +130,10 @@ done
     assert "mariadb-server-core" in calls[0]
     assert len(said) == 3
     assert install.mariadb_programs() == (tools / "mariadbd", tools / "mariadb-install-db")
+
+
+async def test_too_small_a_disk_is_refused_before_first_use(tmp_path, monkeypatch):
+    """One sentence with both sizes, instead of the words of a set-up that failed in the middle."""
+    monkeypatch.setattr("broker.embedded.mariadb.FIRST_USE_MB", 2**40)
+    with pytest.raises(EmbeddedError, match=r"MariaDB needs \d+ MB .* has \d+ free. Make room"):
+        await MariaDB(tmp_path / "mariadb").start()

@@ -87,6 +87,7 @@ def _text(error: Exception) -> str:
         return error.detail
     if isinstance(error, BrokerError):
         return str(error)
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}.{REMEDIES.get(error.errno or 0, '')}"
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in REMEDIES):
+        where = "" if error.filename is None else f"{error.filename}: "
+        return f"{where}{error.strerror}.{REMEDIES.get(error.errno or 0, '')}"
     return f"{type(error).__name__}: {error} (BROKER_DEBUG=1 shows where)"

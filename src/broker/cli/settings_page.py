@@ -75,6 +75,7 @@ MEANINGS: Final[dict[str, dict[str, str]]] = {
         "crash_limit": "Workers that a message may kill before it is parked",
         "webhook_timeout": "For a recipient's answer",
         "webhook_allow_private": "Let webhooks reach private and loopback addresses",
+        "webhook_ca_file": "CA certificates (PEM) that webhooks may have too, besides the system's",
     },
     "Projections": {
         "projector_batch": "Events in a transaction, at most",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -111,12 +112,13 @@ def conclude(settings: Settings, url: str, messages: list[Shown]) -> None:
     data = "" if settings.data_dir == Path("var") else f" --data {shlex.quote(str(settings.data_dir))}"
     pem = (settings.certs_dir / "ca.crt", folder / "client.crt", folder / "client.key")
     curl = "curl --cacert {} --cert {} --key {}".format(*(shlex.quote(str(path)) for path in pem))
+    program = shlex.quote(os.environ.get("BROKER_PROGRAM", "broker"))
     click.echo("\nLook for yourself:")
     for title, line in (
-        ("every event of a message", f"broker events show {messages[1].message_id}{data}"),
-        ("the history as it grows", f"broker events tail --follow{data}"),
-        ("the log", f"broker streams info{data}"),
-        ("the read models", f"broker projection lag{data}"),
+        ("every event of a message", f"{program} events show {messages[1].message_id}{data}"),
+        ("the history as it grows", f"{program} events tail --follow{data}"),
+        ("the log", f"{program} streams info{data}"),
+        ("the read models", f"{program} projection lag{data}"),
         ("the gateway's answer", f"{curl} {url}/api/v1/messages/{first.message_id}"),
         ("the tables", _sql(settings, messages)),
     ):
@@ -145,10 +147,11 @@ def _sql(settings: Settings, messages: list[Shown]) -> str:
     from broker.projections import address
 
     where = address.parse(settings.mysql_url or "")
-    target = (
-        f"--socket={where.unix_socket}" if where.unix_socket else f"--port={where.port} --host={where.host}"
-    )
+    target = f"--port={where.port} --host={where.host}"
+    if where.unix_socket:
+        target = f"--socket={shlex.quote(where.unix_socket)}"
     return (
-        f'mariadb --no-defaults {target} --user={where.user} --password="$(cat {password})" '
+        f"mariadb --no-defaults {target} --user={where.user} "
+        f'--password="$(cat {shlex.quote(str(password))})" '
         f'{where.database} -e "{statement}"'
     )

@@ -16,6 +16,8 @@ from broker.embedded.process import EmbeddedError, ServerProcess, socket_path
 from broker.embedded.valkey import free_port
 
 DATABASE = "message_system"
+# An empty data directory has 146 MB, most of it InnoDB's log.
+FIRST_USE_MB = 256
 USER = "broker"
 # What MySQL 8 does by default, so that no SQL passes here that fails there.
 SQL_MODE = (
@@ -154,6 +156,12 @@ class MariaDB(ServerProcess):
         """Make the data directory beside its place, then rename it: an interrupted run leaves nothing."""
         for leftover in self.directory.glob("data.new*"):
             shutil.rmtree(leftover)
+        free = shutil.disk_usage(self.directory).free // 2**20
+        if free < FIRST_USE_MB:
+            raise EmbeddedError(
+                f"MariaDB needs {FIRST_USE_MB} MB at first, and the disk that holds {self.directory} has "
+                f"{free} free. Make room, or choose another place with --data or data_dir (BROKER_DATA_DIR)."
+            )
         fresh = self.directory / "data.new"
         with self.log_path.open("ab") as log:
             process = await asyncio.create_subprocess_exec(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -97,10 +98,7 @@ class RunLock:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             file = self.path.open("a+b")
         except OSError as error:
-            raise EmbeddedError(
-                f"The data directory {self.data_dir} cannot be used: {error.strerror} ({error.filename}). "
-                "Let this user write there, or choose another with --data or data_dir (BROKER_DATA_DIR)."
-            ) from error
+            raise self._unusable(error) from error
         try:
             _lock(file)
         except OSError:
@@ -111,7 +109,11 @@ class RunLock:
             ) from None
         self._file = file
         # The PID lies beside the lock: a locked file cannot be read on Windows.
-        self._pid_path.write_text(str(os.getpid()), "ascii")
+        try:
+            self._pid_path.write_text(str(os.getpid()), "ascii")
+        except OSError as error:
+            file.close()
+            raise self._unusable(error) from error
         return self
 
     def __exit__(
@@ -138,6 +140,14 @@ class RunLock:
             return int(self._pid_path.read_text("ascii"))
         except (FileNotFoundError, ValueError):
             return None
+
+    def _unusable(self, error: OSError) -> EmbeddedError:
+        if error.errno == errno.ENOSPC:
+            return EmbeddedError(f"The disk that holds {self.data_dir} is full. Free some space.")
+        return EmbeddedError(
+            f"The data directory {self.data_dir} cannot be used: {error.strerror} ({error.filename}). "
+            "Let this user write there, or choose another with --data or data_dir (BROKER_DATA_DIR)."
+        )
 
     @property
     def _pid_path(self) -> Path:

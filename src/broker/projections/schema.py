@@ -86,7 +86,7 @@ def _connected(url: str, *, lock: bool = True) -> Iterator[Any]:
             # Closing the connection releases the lock.
             yield connection
     except sa.exc.DBAPIError as error:
-        raise StoreUnavailable(f"{place!r}: {_said(error.orig)}.") from error
+        raise StoreUnavailable(f"{_said(error.orig)}.") from error
     finally:
         engine.dispose()
 
