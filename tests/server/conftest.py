@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-import uvloop
 
 from support.calling import Caller
-from support.pki import Pki
-from support.world import World
+from support.fixtures import pki, pytest_asyncio_loop_factories, world
 
-
-def pytest_asyncio_loop_factories(config, item):
-    """The loop that the roles run on; the web layer's tests run on both."""
-    return {"uvloop": uvloop.new_event_loop}
-
-
-@pytest.fixture(scope="session")
-def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    return Pki(tmp_path_factory.mktemp("pki"))
-
-
-@pytest.fixture
-async def world(valkey, redis, pki, tmp_path: Path, log_name: str) -> World:
-    return await World(valkey.url, redis, pki, tmp_path, log_name).create()
+__all__ = ["pki", "pytest_asyncio_loop_factories", "world"]
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from broker.web.health import version
+from broker.web.health import Answer, version
 from broker.web.problems import CONTENT_TYPE, Document
 
 JSON = "application/json"
@@ -94,6 +94,33 @@ def _types(content: Any) -> tuple[Any, ...]:
 def _schema(content: Any, schemas: Mapping[Any, Any]) -> Any:
     found = [schemas[kind] for kind in _types(content)]
     return found[0] if len(found) == 1 else {"anyOf": found}
+
+
+def common(health: str, doing: str) -> list[Operation]:
+    """What every surface serves: its health at the path `health`, metrics, this document."""
+    return [
+        Operation(
+            method="get",
+            path=health,
+            summary=f"Whether {doing}, and what it waits for.",
+            answers={200: Answer, 503: Answer},
+            certificate=False,
+        ),
+        Operation(
+            method="get",
+            path="/metrics",
+            summary="Metrics in Prometheus' text format.",
+            answers={200: None},
+            errors=(401, 403, 503),
+        ),
+        Operation(
+            method="get",
+            path="/openapi.json",
+            summary="This document.",
+            answers={200: None},
+            certificate=False,
+        ),
+    ]
 
 
 def path_parameter(name: str, description: str) -> dict[str, Any]:

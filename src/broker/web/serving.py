@@ -13,6 +13,7 @@ from uvicorn.server import ServerState
 
 from broker import telemetry
 from broker.errors import BrokerError
+from broker.settings import Settings
 from broker.web.limits import DEFAULT, Limits
 from broker.web.listening import Acceptor, listen
 from broker.web.protocol import BrokerProtocol
@@ -47,6 +48,37 @@ async def serve(
     listening.CannotListen, StartFailed.
     """
     await _Server(app, ssl_context, limits).run(host, port, stop, grace, on_bound, reuse_port=reuse_port)
+
+
+async def serve_surface(
+    app: ASGIApp,
+    settings: Settings,
+    context: ssl.SSLContext,
+    *,
+    host: str,
+    port: int,
+    stop: asyncio.Event,
+    reuse_port: bool = False,
+    in_flight: int = DEFAULT.in_flight,
+    on_bound: Callable[[int], None] | None = None,
+) -> None:
+    """As `serve`, over TLS and with the time-outs that the settings give to every surface."""
+    await serve(
+        app,
+        host=host,
+        port=port,
+        stop=stop,
+        ssl_context=context,
+        grace=settings.grace_period,
+        reuse_port=reuse_port,
+        limits=Limits(
+            header_timeout=settings.header_timeout,
+            body_timeout=settings.body_timeout,
+            idle_timeout=settings.idle_timeout,
+            in_flight=in_flight,
+        ),
+        on_bound=on_bound,
+    )
 
 
 class _Server:

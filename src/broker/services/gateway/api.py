@@ -7,7 +7,6 @@ from typing import Any
 
 from broker.services.gateway import batch, messages, parsing, status
 from broker.web import body, openapi
-from broker.web.health import Answer
 from broker.web.openapi import Operation, path_parameter
 
 _ERRORS = (400, 401, 403, 413, 415, 429, 503)
@@ -57,27 +56,7 @@ OPERATIONS = [
         errors=(400, 401, 403, 404, 503),
         parameters=[path_parameter("message_id", "A UUIDv7, from the answer to the submission.")],
     ),
-    Operation(
-        method="get",
-        path="/api/v1/health",
-        summary="Whether the gateway takes messages, and what it waits for.",
-        answers={200: Answer, 503: Answer},
-        certificate=False,
-    ),
-    Operation(
-        method="get",
-        path="/metrics",
-        summary="Metrics in Prometheus' text format.",
-        answers={200: None},
-        errors=(401, 403, 503),
-    ),
-    Operation(
-        method="get",
-        path="/openapi.json",
-        summary="This document.",
-        answers={200: None},
-        certificate=False,
-    ),
+    *openapi.common("/api/v1/health", "the gateway takes messages"),
 ]
 
 

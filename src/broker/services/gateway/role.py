@@ -19,8 +19,7 @@ from broker.services.gateway.health import Checks
 from broker.services.gateway.status import ReadModel, StatusReader
 from broker.settings import Settings
 from broker.web import tls
-from broker.web.limits import Limits
-from broker.web.serving import serve
+from broker.web.serving import serve_surface
 
 
 class GatewayRole:
@@ -64,20 +63,15 @@ class GatewayRole:
         """Serve until `stop`. Starts without a proof of trust: health then says what it waits for."""
         settings = self._settings
         try:
-            await serve(
+            await serve_surface(
                 self.app,
+                settings,
+                self._context,
                 host=settings.gateway_host,
                 port=settings.gateway_port,
                 stop=stop,
-                ssl_context=self._context,
-                grace=settings.grace_period,
                 reuse_port=settings.gateways > 1,
-                limits=Limits(
-                    header_timeout=settings.header_timeout,
-                    body_timeout=settings.body_timeout,
-                    idle_timeout=settings.idle_timeout,
-                    in_flight=settings.gateway_in_flight,
-                ),
+                in_flight=settings.gateway_in_flight,
                 on_bound=on_bound,
             )
         finally:

@@ -8,7 +8,6 @@ from typing import Any
 from broker.services.server import portal_api, wire
 from broker.services.server.reading import api as reading_api
 from broker.web import openapi
-from broker.web.health import Answer
 from broker.web.openapi import Operation, path_parameter
 
 _ERRORS = (400, 401, 403, 409, 413, 415, 503)
@@ -60,32 +59,12 @@ OPERATIONS = [
         answers={200: wire.StatusAnswer},
         errors=(*_ERRORS, 404),
     ),
-    Operation(
-        method="get",
-        path="/health",
-        summary="Whether the server works, and what it waits for.",
-        answers={200: Answer, 503: Answer},
-        certificate=False,
-    ),
-    Operation(
-        method="get",
-        path="/metrics",
-        summary="Metrics in Prometheus' text format.",
-        answers={200: None},
-        errors=(401, 403, 503),
-    ),
+    *openapi.common("/health", "the server works"),
     Operation(
         method="get",
         path="/",
         summary="What this is and where to read on.",
         answers={200: wire.Welcome},
-        certificate=False,
-    ),
-    Operation(
-        method="get",
-        path="/openapi.json",
-        summary="This document.",
-        answers={200: None},
         certificate=False,
     ),
 ]

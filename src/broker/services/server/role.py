@@ -27,8 +27,7 @@ from broker.services.server.reading.routes import routes as reading_routes
 from broker.services.server.visibility import ReadModels
 from broker.settings import Settings
 from broker.web import tls
-from broker.web.limits import Limits
-from broker.web.serving import serve
+from broker.web.serving import serve_surface
 
 
 class ServerRole:
@@ -102,17 +101,12 @@ class ServerRole:
 
     async def _serve(self, stop: asyncio.Event, on_bound: Callable[[int], None] | None) -> None:
         settings = self._settings
-        await serve(
+        await serve_surface(
             self.app,
+            settings,
+            self._context,
             host=settings.server_host,
             port=settings.server_port,
             stop=stop,
-            ssl_context=self._context,
-            grace=settings.grace_period,
-            limits=Limits(
-                header_timeout=settings.header_timeout,
-                body_timeout=settings.body_timeout,
-                idle_timeout=settings.idle_timeout,
-            ),
             on_bound=on_bound,
         )
