@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections import Counter
 
 import msgspec
 import pytest
 import structlog.testing
 
+from broker import clock, lifecycle
 from broker.domain.message import Accepted, OwnSideAway
 from broker.events import connection, types
 from broker.events.open_messages import FinishedMessage
 from broker.services.delivery import metrics
+from broker.services.delivery.patience import CEILING
 from support.proxy import proxy_to_unix
 from support.rig import QUICK, Recorder, Rig
 from support.waiting import wait_until
@@ -37,11 +39,11 @@ async def test_redis_away_with_messages_in_hand(own_rig, own_valkey, how):
         async with own_rig.working(channels=[channel]) as worker:
             messages = await own_rig.submit(20)
             await wait_until(lambda: len(channel.seen) == 20)
+            over = await _all_over(own_rig)
             await (own_valkey.stop() if how == "stop" else own_valkey.kill())
             channel.gate.set()
             await wait_until(lambda: "log" in worker.waits_for)
-            # Longer than a heartbeat, and than the time after which idle claims are taken from the living.
-            await asyncio.sleep(2.5)
+            await wait_until(lambda: clock.now_ms() > over)
             await own_valkey.start()
             done = await own_rig.all_finished(messages)
             await wait_until(lambda: worker.waits_for == {})
@@ -55,21 +57,32 @@ async def test_redis_away_with_messages_in_hand(own_rig, own_valkey, how):
     assert said == ["log_away", "log_back"]
 
 
+async def _all_over(rig) -> int:
+    """When (ms) the workers' heartbeats will have expired, and their claims be idle for as long as that matters."""
+    beats = [value for one in rig.keys.partitions for value in await rig.redis.hvals(one.workers)]
+    return max(int(beat.split(b"|")[0]) for beat in beats) + round(QUICK.claim_ttl * 1000)
+
+
 async def test_an_outage_counts_as_nobodys_crash(own_rig, own_valkey):
     """⚠ After an outage every heartbeat has expired; living workers keep their claims and no message is suspected."""
     channels = [Recorder(), Recorder()]
     for channel in channels:
         channel.gate.clear()
-    async with own_rig.working(channels=[channels[0]]), own_rig.working(channels=[channels[1]]):
+    async with (
+        own_rig.working(channels=[channels[0]]) as one,
+        own_rig.working(channels=[channels[1]]) as other,
+    ):
+        looked = _count_takeovers(one, other)
         messages = await own_rig.submit(20)
         await wait_until(lambda: sum(len(channel.seen) for channel in channels) == 20)
         for _ in range(2):
+            over = await _all_over(own_rig)
             await own_valkey.stop()
-            await asyncio.sleep(2.5)
+            await wait_until(lambda over=over: clock.now_ms() > over)
             await own_valkey.start()
-            before = [(await own_rig.state(message)).crashes for message in messages]
-            await asyncio.sleep(QUICK.heartbeat_ttl * 3)
-            assert before == [0] * 20
+            looked.clear()
+            # Each has looked for claims of the dead again, in every partition.
+            await wait_until(lambda: len(looked) == 4 and min(looked.values()) > 1)
         states = [await own_rig.state(message) for message in messages]
         assert {state.crashes for state in states} == {0}
         for channel in channels:
@@ -78,24 +91,44 @@ async def test_an_outage_counts_as_nobodys_crash(own_rig, own_valkey):
     assert sorted(channels[0].seen + channels[1].seen) == sorted(messages)
 
 
-async def test_waiting_for_redis_costs_little(own_rig, own_valkey):
-    """While Redis is away the worker backs off: it tries a few times a second at most."""
+def _count_takeovers(*workers) -> Counter:
+    """Counts, by worker and partition, takeovers that were answered and looked at the dead too."""
+    looked: Counter = Counter()
+
+    def counting(worker, log, take_over):
+        async def counted(*args, **options):
+            claims = await take_over(*args, **options)
+            looked[worker.worker_id, log.partition.number] += options["abandoned"]
+            return claims
+
+        return counted
+
+    for worker in workers:
+        for lane in worker.lanes:
+            lane.log.take_over = counting(worker, lane.log, lane.log.take_over)
+    return looked
+
+
+async def test_waiting_for_redis_costs_little(own_rig, own_valkey, monkeypatch):
+    """While Redis is away every loop waits longer each time, up to a second or two."""
+    waits: list[float] = []
+    pause = lifecycle.sleep_or_stop
+
+    async def noted(seconds, stop):
+        if stop is worker.patience._back:
+            waits.append(seconds)
+        return await pause(seconds, stop)
+
+    monkeypatch.setattr("broker.services.delivery.patience.lifecycle.sleep_or_stop", noted)
     async with own_rig.working() as worker:
         await wait_until(lambda: all(lane.steady_since is not None for lane in worker.lanes))
         await own_valkey.stop()
-        await wait_until(lambda: "log" in worker.waits_for)
-        calls = 0
-        once = worker.patience._once
-
-        async def counted(lane, call):
-            nonlocal calls
-            calls += 1
-            return await once(lane, call)
-
-        worker.patience._once = counted
-        await asyncio.sleep(4)
-        # Two partitions with four loops each, a try every 1–2 s at the ceiling.
-        assert calls < 60
+        # Two partitions with four loops each, all of them at the ceiling.
+        loops = 8
+        await wait_until(lambda: sum(one >= CEILING / 2 for one in waits) > 2 * loops)
+        # From 50 ms on each doubles: six shorter waits are enough to get there.
+        assert sum(one < CEILING / 2 for one in waits) <= 6 * loops
+        assert max(waits) <= CEILING
         await own_valkey.start()
         messages = await own_rig.submit(2)
         await own_rig.all_finished(messages)
