@@ -77,7 +77,10 @@ def stop(settings: Settings, echo: Callable[[str], None]) -> int | None:
     """End the supervisor and all it runs; its PID, None when nothing ran. Raises StillStopping."""
     lock = RunLock(settings.data_dir)
     pid = lock.holder()
-    if not lock.held() or pid is None:
+    state = read(settings.data_dir)
+    # The PID must still be the process that wrote the state: a number alone may be anybody's by now.
+    since = state.created if state is not None and state.pid == pid else created(pid) if pid else None
+    if not lock.held() or pid is None or not alive(pid, since):
         return None
     os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + 5 * settings.grace_period + 90
