@@ -8,6 +8,7 @@ from broker import clock
 from broker.domain.message import End, Park
 from broker.events import codec
 from broker.events.delivery_log import DeliveryLog
+from broker.events.reopening import Asked
 from broker.services.delivery.settlements import settlement
 from support.waiting import wait_until
 
@@ -96,8 +97,6 @@ async def test_a_damaged_body_keeps_nobody_else_from_being_admitted(rig, logs_of
             for task in tasks
         ]
     )
-    from broker.events.reopening import Asked
-
     for message in messages:
         await rig.reopening.unpark(message, "demo", 1, Asked("user:x", 1))
     await rig.redis.hset(rig.keys.partitions[0].bodies, messages[0], b"Nonsense.9|\xff")
@@ -170,3 +169,18 @@ async def test_what_workers_said_is_forgotten_with_them(rig, logs_of):
     await rig.redis.xreadgroup("delivery", "a", {rig.keys.partitions[0].events: ">"}, count=1)
     await one.take_over(30_000, 5, suspect=False)
     assert await rig.redis.hkeys(workers) == [b"a"]
+
+
+async def test_one_entry_only_stands_for_an_attempt(rig, logs_of):
+    """⚠ A group recreated far back reads an unparked message's first entry too: the same attempt is not made twice."""
+    one = await logs_of("a")
+    await rig.submit(1, partition=0)  # keeps the group's beginning before everything else
+    [message] = await rig.submit(1, partition=0)
+    _, task = await one.admit(await claims_of(rig, one))
+    parked = settlement(task, task.claim, Park("look"), None, channel="", latency_ms=0, actor="worker:a")
+    await one.settle([parked])
+    await rig.reopening.unpark(message, "demo", 1, Asked("user:x", 1))
+    await rig.redis.xgroup_destroy(rig.keys.partitions[0].events, "delivery")
+    await one.ensure_group()
+    tasks = [task for task in await one.admit(await claims_of(rig, one)) if task.open.message_id == message]
+    assert [type(task.claim.event).__name__ for task in tasks] == ["DeliveryDue"]

@@ -28,6 +28,7 @@ end
 
 -- An open record: position|cycle|attempt|phase|due|crashes|cause|client|correlation (msgpack, may hold any byte).
 -- Phases: r(eady): an entry of the stream stands for its next attempt; d(ue): waits in `due`; p(arked).
+-- Cause: when ready, the entry that stands for the attempt ('': the one at position); else the event that led here.
 local function parse_open(record)
   if not record then return nil end
   local position, cycle, attempt, phase, due, crashes, cause, client, correlation =

@@ -30,8 +30,10 @@ for i, candidate in ipairs(candidates) do
   local record = records[id]
   reply[i] = false
   if record then
-    local position, open_cycle, made, phase = string.match(record, '^([^|]*)|(%d+)|(%d+)|(%a)|')
-    if phase == 'r' and tonumber(open_cycle) == cycle and tonumber(made) + 1 == attempt then
+    local position, open_cycle, made, phase, stands =
+      string.match(record, '^([^|]*)|(%d+)|(%d+)|(%a)|%d+|%d+|([^|]*)|')
+    local due = phase == 'r' and tonumber(open_cycle) == cycle and tonumber(made) + 1 == attempt
+    if due and (stands == '' or stands == entry) then
       reply[i] = {record, position ~= entry and body_of(id, position)}
     end
   end

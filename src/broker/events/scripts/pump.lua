@@ -19,7 +19,7 @@ for _, id in ipairs(ready) do
     local entry = redis.call('XADD', KEYS[2], '*', 't', 'DeliveryDue', 's', id, 'm', envelope, 'd', data)
     -- Without its body in the stream nothing else would hold a recreated group back to this event.
     if not redis.call('ZSCORE', KEYS[4], id) then redis.call('ZADD', KEYS[4], entry_ms(entry), id) end
-    open.phase, open.due, open.cause = 'r', '0', ''
+    open.phase, open.due, open.cause = 'r', '0', entry
     redis.call('HSET', KEYS[3], id, format_open(open))
     appended = appended + 1
   end

@@ -16,7 +16,7 @@ if ARGV[3] == 'unpark' then
   local entry = redis.call('XADD', events, '*', 't', ARGV[6], 's', id, 'm', ARGV[5], 'd',
     cmsgpack.pack({open.client, open.cycle, open.attempt + 1}))
   redis.call('ZADD', KEYS[4], entry_ms(entry), id)
-  open.phase, open.crashes, open.cause = 'r', 0, ''
+  open.phase, open.crashes, open.cause = 'r', 0, entry
   redis.call('HSET', KEYS[3], id, format_open(open))
   return entry
 end
