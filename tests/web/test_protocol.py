@@ -248,6 +248,9 @@ async def test_trailers_are_bounded_and_dropped(open_to, path: bytes):
         with contextlib.suppress(ConnectionError):
             for _ in range(4096):
                 await raw.send(b"x: " + b"y" * 1000 + b"\r\n")
+                # Sending on after the refusal would lose it to a reset.
+                if answered is None and raw.reader._buffer:
+                    break
         if answered is None:
             assert (await raw.answer()).status == 431
         with contextlib.suppress(ConnectionError):
