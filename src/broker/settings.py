@@ -106,7 +106,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     webhook_timeout: Seconds = 15.0
     webhook_allow_private: bool = False
     webhook_ca_file: Path | None = None
-    webhook_ca_file: Path | None = None
 
     # Projections.
     projector_batch: Annotated[int, Meta(ge=1, le=50_000)] = 2000
