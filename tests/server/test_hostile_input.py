@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from support.calling import NUMBER, Caller
 from support.serving import connection
+from support.waiting import wait_until
 
 leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=40)
 values = st.recursive(
@@ -59,6 +60,7 @@ async def test_bodies(world, server, path):
         bodies.append(body)
 
     collect()
+    await wait_until(server.trust.fresh)  # nothing else ran meanwhile
     caller = Caller(server.port, world.contexts["internal"])
     async with connection(server.port, world.contexts["internal"]) as raw:
         for body in bodies:
@@ -71,3 +73,25 @@ async def test_paths(internal, message):
     """A path that names no message."""
     answer = await internal.request("PUT", f"/internal/messages/{message}/status", {"status": "failed"})
     assert answer.status in {400, 404}
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "value"),
+    [
+        ("register", "domain", "\x1b]0;title\x07"),
+        ("register", "domain", "a\n"),
+        ("deliver", "worker_id", "w1\n"),
+        ("status", "error_message", "\x00"),
+        ("status", "error_message", "\x1b[31mred"),
+        ("status", "error_message", "two\nlines"),
+    ],
+)
+async def test_what_is_shown_as_it_is_holds_no_control_characters(internal, path, field, value):
+    """It goes into the history in plain text, and from there onto terminals."""
+    bodies = {
+        "register": {"client_id": "demo", "sender_number": NUMBER, "message_body": "x"},
+        "deliver": {"message_id": "01890000-0000-7000-8000-000000000000", "worker_id": "w1"},
+        "status": {"message_id": "01890000-0000-7000-8000-000000000000", "status": "failed"},
+    }
+    answer = await internal.post(f"/internal/messages/{path}", bodies[path] | {field: value})
+    assert (answer.status, answer.json["details"][0]["field"]) == (400, field)

@@ -12,11 +12,23 @@ MAX_DELIVERIES = 1000
 MAX_ERROR = 500
 
 Status = Literal["queued", "delivered", "failed"]
+# Of Python's alone, `$` matches before a last line feed too.
+_END = r"$(?!\n)"
+# What these hold is recorded and shown in plain text, also on terminals.
+_PRINTABLE = r"^[^\u0000-\u001f\u007f-\u009f]*" + _END
 WorkerId = Annotated[
-    str, Meta(pattern=r"^[A-Za-z0-9._:-]{1,64}$", description="Who delivered; part of the event's actor.")
+    str,
+    Meta(pattern=r"^[A-Za-z0-9._:-]{1,64}" + _END, description="Who delivered; part of the event's actor."),
 ]
 Count = Annotated[int, Meta(ge=0, le=1_000_000)]
-ErrorText = Annotated[str, Meta(max_length=MAX_ERROR, description="Recorded in the history in plain text.")]
+ErrorText = Annotated[
+    str,
+    Meta(
+        max_length=MAX_ERROR,
+        pattern=_PRINTABLE,
+        description="Recorded in the history in plain text; no control characters.",
+    ),
+]
 
 
 class Register(msgspec.Struct, forbid_unknown_fields=True):
@@ -27,7 +39,7 @@ class Register(msgspec.Struct, forbid_unknown_fields=True):
     message_body: str
     message_id: str | None = None
     queued_at: str | None = None
-    domain: Annotated[str, Meta(min_length=1, max_length=253)] | None = None
+    domain: Annotated[str, Meta(min_length=1, max_length=253, pattern=_PRINTABLE)] | None = None
 
 
 class Registered(msgspec.Struct, frozen=True):
