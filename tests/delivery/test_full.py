@@ -45,8 +45,13 @@ async def test_rewriting_the_file_during_load_loses_nothing(own_rig, own_valkey)
     """AOF rewrites while messages pass, then kill -9: claims, retries and outcomes are all there again."""
     channel = Recorder(lambda delivery: Accepted() if delivery.attempt > 1 else Failed("away"))
     messages = []
+
+    async def rewritten() -> bool:
+        return not (await own_rig.redis.info("persistence"))["aof_rewrite_in_progress"]
+
     async with own_rig.working(channels=[channel]):
         for round_ in range(4):
+            await wait_until(rewritten)
             await own_rig.redis.bgrewriteaof()
             messages += await own_rig.submit(200)
             await wait_until(lambda seen=200 * round_ + 50: len(channel.seen) > seen)
