@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from broker.services.server import portal_api, wire
+from broker.services.server.admin import api as admin_api
 from broker.services.server.reading import api as reading_api
 from broker.web import openapi
 from broker.web.openapi import Operation, path_parameter
@@ -26,6 +27,7 @@ def document() -> dict[str, Any]:
 OPERATIONS = [
     *portal_api.OPERATIONS,
     *reading_api.OPERATIONS,
+    *admin_api.OPERATIONS,
     Operation(
         method="post",
         path="/internal/messages/register",

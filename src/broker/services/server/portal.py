@@ -17,7 +17,7 @@ from broker.events.sessions import Session, SessionEnded, Sessions
 from broker.events.sign_in import SignIn, SignInRefused
 from broker.events.types import LoggedOut
 from broker.events.user_commands import UserCommands
-from broker.services.server import bearer, portal_wire, visibility
+from broker.services.server import bearer, exchange, portal_wire, visibility
 from broker.services.server.bearer import Bearer
 from broker.services.server.tokens import LIFETIME, Tokens
 from broker.services.server.visibility import ReadModels
@@ -25,8 +25,6 @@ from broker.web import body
 from broker.web.problems import Problem
 
 MAX_BYTES = 8 * 1024
-# RFC 6749, section 5.1: nobody on the way may keep a token.
-_UNKEPT = {"cache-control": "no-store"}
 
 _login = body.Reader(portal_wire.Login)
 _refresh = body.Reader(portal_wire.Refresh)
@@ -67,7 +65,7 @@ class Portal:
 
     async def login(self, request: Request) -> Response:
         """A pair of tokens for e-mail address and password."""
-        given = await _read(request, _login)
+        given = await exchange.read(request, _login, MAX_BYTES)
         try:
             session = await self._sign_in(given.email, given.password, _address(request.scope))
         except SignInRefused as error:
@@ -76,16 +74,16 @@ class Portal:
             ) from None
         except Throttled as error:
             raise _later(error) from None
-        return _answer(self._pair(session))
+        return exchange.answer(self._pair(session))
 
     async def refresh(self, request: Request) -> Response:
         """The next pair of tokens; the one before is dead."""
-        given = await _read(request, _refresh)
+        given = await exchange.read(request, _refresh, MAX_BYTES)
         try:
             session = await self._sessions.rotate(given.refresh_token)
         except SessionEnded as error:
             bearer.refuse(error.message)
-        return _answer(self._pair(session))
+        return exchange.answer(self._pair(session))
 
     async def logout(self, request: Request) -> Response:
         """End the session that the access token names."""
@@ -100,12 +98,12 @@ class Portal:
     async def profile(self, request: Request) -> Response:
         """Who is signed in."""
         caller = await self._admitted(request.scope)
-        return _answer(_profile(caller.user))
+        return exchange.answer(_profile(caller.user))
 
     async def password(self, request: Request) -> Response:
         """Another password: every session ends, and a new one begins."""
         caller = await self._admitted(request.scope)
-        given = await _read(request, _password)
+        given = await exchange.read(request, _password, MAX_BYTES)
         try:
             good = await self._sign_in.check(caller.user, given.current_password, _address(request.scope))
         except Throttled as error:
@@ -125,7 +123,7 @@ class Portal:
             raise ValidationError("new_password", error.reason) from None
         visible = await visibility.wait(self._models, done.positions, "users")
         pair = self._pair(await self._sessions.start(done.value))
-        return _answer(portal_wire.PasswordChanged(**msgspec.structs.asdict(pair), visible=visible))
+        return exchange.answer(portal_wire.PasswordChanged(**msgspec.structs.asdict(pair), visible=visible))
 
     def _pair(self, session: Session) -> portal_wire.TokenPair:
         user = session.user
@@ -133,17 +131,8 @@ class Portal:
         return portal_wire.TokenPair(access, session.refresh_token, "bearer", LIFETIME, _profile(user))
 
 
-async def _read(request: Request, reader: body.Reader[body.T]) -> body.T:
-    body.media_type(request.scope, (body.JSON,))
-    return reader.decode(await body.read(request.scope, request.receive, MAX_BYTES))
-
-
 def _profile(user: UserEntry) -> portal_wire.Profile:
     return portal_wire.Profile(user.user_id, user.email, user.role, user.client_ids)  # type: ignore[arg-type]
-
-
-def _answer(content: msgspec.Struct) -> Response:
-    return Response(msgspec.json.encode(content), headers=_UNKEPT, media_type=body.JSON)
 
 
 def _address(scope: Scope) -> str:

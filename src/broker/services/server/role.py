@@ -20,6 +20,8 @@ from broker.events.sealing import Sealer
 from broker.events.trust import Trust
 from broker.projections.queries import Queries
 from broker.services.server import app
+from broker.services.server.admin.parts import Parts
+from broker.services.server.admin.routes import routes as admin_routes
 from broker.services.server.health import Checks
 from broker.services.server.outcomes import Outcomes
 from broker.services.server.people import People
@@ -79,6 +81,21 @@ class ServerRole:
             sealer=sealer,
             trust=trust,
         )
+        administration = admin_routes(
+            Parts(
+                settings=settings,
+                admins=self._people.admitted.only("admin"),
+                redis=redis,
+                keys=keys,
+                identity=identity,
+                keyring=keyring,
+                sealer=sealer,
+                trust=trust,
+                registry=self._people.registry,
+                access=self._people.access,
+                database=database,
+            )
+        )
         probe = Probe(redis, keys, identity, trust, full)
         self.app = app.build(
             trust,
@@ -86,7 +103,7 @@ class ServerRole:
             Outcomes(redis, keys, identity, policy),
             Checks(probe, database, certificate_ends_ms=certificate_ends_ms),
             partitions=len(keys.partitions),
-            people=[*self._people.routes(), *reads],
+            people=[*self._people.routes(), *reads, *administration],
             metrics_public=settings.metrics_public,
         )
 

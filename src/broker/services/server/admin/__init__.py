@@ -1,0 +1,1 @@
+"""The admin API: people, clients, certificates, and what is mended by hand."""
