@@ -1,22 +1,67 @@
-"""OpenAPI 3.1 documents out of msgspec types: what is served is what is read and written."""
+"""OpenAPI 3.1 documents out of msgspec types: what is served is what is read and written.
+
+An operation names the statuses of its own. What every listener may answer to any request is added here, and
+so are the codes that a status can carry, out of the one table of `broker.web.problems`.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from http import HTTPStatus
+from typing import Any, Final
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from broker.web import problems
 from broker.web.health import Answer, version
 from broker.web.problems import CONTENT_TYPE, Document
 
 JSON = "application/json"
 
+# Before or around any application: broken framing, a slow or long head, a fault of ours, too much at once.
+ALWAYS: Final = (400, 408, 414, 431, 500, 503)
+_ALWAYS_CODES: Final = frozenset(
+    {
+        "bad_request",
+        "request_timeout",
+        "uri_too_long",
+        "headers_too_large",
+        "internal_error",
+        "overloaded",
+        "shutting_down",
+    }
+)
+# Answered to those who come with a certificate, and to those who come with a token.
+_OF_CERTIFICATES: Final = frozenset(
+    {
+        "client_certificate_required",
+        "certificate_revoked",
+        "certificate_expired",
+        "certificate_purpose",
+        "client_unknown",
+        "trust_unproved",
+    }
+)
+_OF_TOKENS: Final = frozenset({"unauthorized", "forbidden"})
+# These end or stop a process of ours; no request is answered with them.
+_UNANSWERED: Final = frozenset({"lease_lost", "unsafe_redis"})
+
+
+class Media(msgspec.Struct, frozen=True):
+    """Content that is none of our types: text, a file, a document of another standard."""
+
+    media_type: str
+    type: str = "string"
+
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
-    """One method of one path. Content, of the request or a status, is a type, a tuple of them, or None."""
+    """One method of one path. Content, of the request or a status: a type, Media, a tuple of either, or None.
+
+    `errors` are the statuses beyond those of ALWAYS; 400 and 503 are named where its own codes may come too.
+    """
 
     method: str
     path: str
@@ -30,70 +75,147 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     bearer: bool = False
     """An access token instead of a certificate."""
 
+    @property
+    def statuses(self) -> set[int]:
+        """All that it may answer."""
+        return {*self.answers, *self.errors, *ALWAYS}
+
+    def codes(self, status: int) -> list[str]:
+        """The `error` codes that its problem documents of this status may have."""
+        return [code for code, of in problems.STATUS.items() if of == status and self._may(code)]
+
+    def _may(self, code: str) -> bool:
+        if problems.STATUS[code] not in self.errors:
+            return code in _ALWAYS_CODES
+        match code:
+            case "malformed_json":
+                return self.request is not None
+            case "conflict" | "idempotency_conflict":
+                keyed = any(each["name"] == "Idempotency-Key" for each in self.parameters)
+                return keyed == (code == "idempotency_conflict")
+        by_certificate = self.certificate and not self.bearer
+        return code not in _UNANSWERED | (_OF_TOKENS if by_certificate else _OF_CERTIFICATES)
+
 
 def document(title: str, description: str, operations: Sequence[Operation]) -> dict[str, Any]:
     """The whole document."""
-    types = [Document]
+    types: list[Any] = [Document]
     for operation in operations:
         for content in (operation.request, *operation.answers.values()):
             types += _types(content)
     schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
-    by_type = dict(zip(types, schemas, strict=True))
+    made = _Document(dict(zip(types, schemas, strict=True)))
     schemes: dict[str, Any] = {"certificate": {"type": "mutualTLS"}}
     if any(operation.bearer for operation in operations):
         schemes["bearer"] = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
-        paths.setdefault(operation.path, {})[operation.method] = _operation(operation, by_type)
+        paths.setdefault(operation.path, {})[operation.method] = made.operation(operation)
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "description": description, "version": version()},
         "paths": paths,
         "components": {
             "schemas": components,
+            "responses": made.problems,
+            "headers": _HEADERS,
             "securitySchemes": schemes,
         },
     }
 
 
-def _operation(operation: Operation, schemas: Mapping[Any, Any]) -> dict[str, Any]:
-    out: dict[str, Any] = {"summary": operation.summary}
-    if operation.parameters:
-        out["parameters"] = list(operation.parameters)
-    if operation.request is not None:
-        schema = _schema(operation.request, schemas)
-        out["requestBody"] = {
-            "required": True,
-            "content": {kind: {"schema": schema} for kind in operation.request_types},
+class _Document:
+    """Makes operations; the problem responses they share gather in `problems`."""
+
+    def __init__(self, schemas: Mapping[Any, Any]) -> None:
+        self._schemas = schemas
+        self.problems: dict[str, Any] = {}
+
+    def operation(self, operation: Operation) -> dict[str, Any]:
+        words = re.findall(r"[a-z0-9_]+", operation.path.lower())
+        out: dict[str, Any] = {
+            "operationId": "_".join((operation.method, *words)),
+            "summary": operation.summary,
+            "tags": [words[0] if words and len(operation.path.split("/")) > 2 else "public"],
         }
-    responses: dict[str, Any] = {}
-    for status, kind in operation.answers.items():
-        responses[str(status)] = {"description": "Success."}
-        if kind is not None:
-            responses[str(status)]["content"] = {JSON: {"schema": _schema(kind, schemas)}}
-    for status in operation.errors:
-        schema = schemas[Document]
-        responses[str(status)] = {
-            "description": "A problem document (RFC 9457).",
-            "content": {CONTENT_TYPE: {"schema": schema}},
-        }
-    out["responses"] = responses
-    if operation.bearer:
-        out["security"] = [{"bearer": []}]
-    else:
-        out["security"] = [{"certificate": []}] if operation.certificate else []
-    return out
+        if operation.parameters:
+            out["parameters"] = list(operation.parameters)
+        if operation.request is not None:
+            schema = self._schema(operation.request)
+            out["requestBody"] = {
+                "required": True,
+                "content": {kind: {"schema": schema} for kind in operation.request_types},
+            }
+        out["responses"] = self._responses(operation)
+        if operation.bearer:
+            out["security"] = [{"bearer": []}]
+        else:
+            out["security"] = [{"certificate": []}] if operation.certificate else []
+        return out
+
+    def _responses(self, operation: Operation) -> dict[str, Any]:
+        responses: dict[str, Any] = {}
+        for status, content in operation.answers.items():
+            phrase = f"{HTTPStatus(status).phrase}."
+            made = responses[str(status)] = {"description": phrase, "headers": _named("X-Correlation-ID")}
+            if media := [each for each in _each(content) if isinstance(each, Media)]:
+                made["content"] = {each.media_type: {"schema": {"type": each.type}} for each in media}
+            elif content is not None:
+                made["content"] = {JSON: {"schema": self._schema(content)}}
+        for status in sorted(operation.statuses - operation.answers.keys()):
+            responses[str(status)] = self._problem(status, operation.codes(status))
+        # An unhealthy process is 503 with its health; one that takes nothing more is 503 with a problem.
+        if 503 in operation.answers:
+            problem = self._problem(503, operation.codes(503))
+            shared = self.problems[problem["$ref"].rpartition("/")[2]]
+            responses["503"]["content"] |= shared["content"]
+        return responses
+
+    def _problem(self, status: int, codes: Sequence[str]) -> dict[str, Any]:
+        name = f"{status}-{'-'.join(codes)}"
+        if name not in self.problems:
+            only = {"properties": {"status": {"const": status}, "error": {"enum": list(codes)}}}
+            headers = ["X-Correlation-ID"]
+            if status in {429, 503}:
+                headers.append("Retry-After")
+            if status == 429:
+                headers += ["RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"]
+            self.problems[name] = {
+                "description": f"A problem document (RFC 9457): {', '.join(f'`{code}`' for code in codes)}.",
+                "headers": _named(*headers),
+                "content": {CONTENT_TYPE: {"schema": {"allOf": [self._schemas[Document], only]}}},
+            }
+        return {"$ref": f"#/components/responses/{name}"}
+
+    def _schema(self, content: Any) -> Any:
+        found = [self._schemas[kind] for kind in _types(content)]
+        return found[0] if len(found) == 1 else {"anyOf": found}
 
 
-def _types(content: Any) -> tuple[Any, ...]:
+_HEADERS: Final = {
+    name: {"description": text, "schema": schema}
+    for name, text, schema in (
+        ("X-Correlation-ID", "In every log line and event that the request caused.", {"type": "string"}),
+        ("Retry-After", "Seconds after which to come back.", {"type": "integer", "minimum": 1}),
+        ("RateLimit-Limit", "Messages at once, where a limit applies.", {"type": "integer"}),
+        ("RateLimit-Remaining", "Messages left now.", {"type": "integer"}),
+        ("RateLimit-Reset", "Seconds until all are back.", {"type": "integer"}),
+    )
+}
+
+
+def _named(*headers: str) -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in headers}
+
+
+def _each(content: Any) -> tuple[Any, ...]:
     if content is None:
         return ()
     return content if isinstance(content, tuple) else (content,)
 
 
-def _schema(content: Any, schemas: Mapping[Any, Any]) -> Any:
-    found = [schemas[kind] for kind in _types(content)]
-    return found[0] if len(found) == 1 else {"anyOf": found}
+def _types(content: Any) -> tuple[Any, ...]:
+    return tuple(each for each in _each(content) if not isinstance(each, Media))
 
 
 def common(health: str, doing: str) -> list[Operation]:
@@ -110,14 +232,14 @@ def common(health: str, doing: str) -> list[Operation]:
             method="get",
             path="/metrics",
             summary="Metrics in Prometheus' text format.",
-            answers={200: None},
+            answers={200: Media("text/plain")},
             errors=(401, 403, 503),
         ),
         Operation(
             method="get",
             path="/openapi.json",
             summary="This document.",
-            answers={200: None},
+            answers={200: Media(JSON, "object")},
             certificate=False,
         ),
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from broker.services.server import portal_api, wire
+from broker.services.server import docs, portal_api, wire
 from broker.services.server.admin import api as admin_api
 from broker.services.server.reading import api as reading_api
 from broker.web import openapi
@@ -62,6 +62,7 @@ OPERATIONS = [
         errors=(*_ERRORS, 404),
     ),
     *openapi.common("/health", "the server works"),
+    *docs.OPERATIONS,
     Operation(
         method="get",
         path="/",

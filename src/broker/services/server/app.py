@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from broker.events.registration import Registration
 from broker.events.trust import Trust
-from broker.services.server import api, wire
+from broker.services.server import api, docs, wire
 from broker.services.server.deliver import Deliver
 from broker.services.server.outcomes import Outcomes
 from broker.services.server.register import Register
@@ -49,6 +49,7 @@ def build(
         Route("/health", Health(checks).endpoint),
         Route("/metrics", read_metrics),
         Route("/openapi.json", openapi.endpoint(api.document)),
+        *docs.routes(),
         Route(
             "/internal/messages/register",
             Register(internal, trust, registration, partitions).endpoint,
@@ -65,5 +66,5 @@ def build(
 
 
 async def _welcome(_request: Request) -> Response:
-    answer = wire.Welcome("message broker", version(), "/openapi.json", "/health")
+    answer = wire.Welcome("message broker", version(), "/docs", "/health")
     return Response(msgspec.json.encode(answer), media_type=openapi.JSON)
