@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from broker.errors import StoreUnavailable
@@ -21,15 +23,19 @@ class ReadModels(Database, Protocol):
 
 
 async def wait(
-    models: ReadModels | None, positions: tuple[Position, ...], projection: str, *, within: float = WITHIN
+    models: ReadModels | None, positions: Sequence[Position], projection: str, *, within: float = WITHIN
 ) -> bool:
     """Wait, bounded, until the projection has applied these events; False when that cannot be said."""
     if not positions:
         return True
     if models is None:
         return False
+    last: dict[str, Position] = {}
+    for position in positions:
+        last[position.stream] = max(position, last.get(position.stream, position))
     try:
-        return await models.wait_passed(max(positions), projection, within=within)
+        seen = [models.wait_passed(position, projection, within=within) for position in last.values()]
+        return all(await asyncio.gather(*seen))
     except StoreUnavailable:
         # The change itself is durable; only whether the table has it is unknown.
         return False

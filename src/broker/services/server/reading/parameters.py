@@ -24,9 +24,14 @@ _LAST: Final = 253_402_300_799_999
 class Query:
     """The parameters of one request; each is named once."""
 
-    def __init__(self, request: Request, known: Sequence[str]) -> None:
+    def __init__(self, given: Request | Mapping[str, str | None], known: Sequence[str]) -> None:
+        """Of a query string, or the same as a body gave them: None where it gave nothing."""
+        if isinstance(given, Request):
+            pairs = given.query_params.multi_items()
+        else:
+            pairs = [(name, value) for name, value in given.items() if value is not None]
         self._values: dict[str, str] = {}
-        for name, value in request.query_params.multi_items():
+        for name, value in pairs:
             if name not in known:
                 raise ValidationError(name[:64], f"is unknown here; known: {', '.join(known)}")
             if name in self._values:
