@@ -32,10 +32,11 @@ class HistoryTrimmed(BrokerError):
 
 
 class Malformed(msgspec.Struct, frozen=True):
-    """A stream entry that is no event of this log."""
+    """A stream entry that is no event of this log; `fields` are its names and values in turn."""
 
     position: Position
     error: UnknownEvent
+    fields: Sequence[bytes] = ()
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -55,24 +56,39 @@ class Ahead(msgspec.Struct, frozen=True):
 
 
 class Feed:
-    """The reading end of the stream `keys`, for the process `owner` (unique per process start)."""
+    """The reading end of the stream `keys`, for the process `owner` (unique per process start).
 
-    def __init__(self, redis: Redis, keys: StreamKeys, incarnation: str, owner: str, ttl: float) -> None:
+    `group` shows how far it is; `lease` (None: the read models') is the key that one owner at a time holds.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        keys: StreamKeys,
+        incarnation: str,
+        owner: str,
+        ttl: float,
+        *,
+        group: str = PROJECTION_GROUP,
+        lease: str | None = None,
+    ) -> None:
         self.redis = redis
         self.keys = keys
+        self.group = group
+        self.lease = lease or keys.lease
         self.stream = keys.stream
         self.incarnation = incarnation
         self.owner = owner
         self.ttl_ms = round(ttl * 1000)
         self.epoch = 0
 
-    async def acquire(self) -> float:
+    async def acquire(self, above: int = 0) -> float:
         """Take the lease; 0 when it is ours (`epoch` is set), else seconds until another look makes sense.
 
-        Raises LogRefused, LogUnavailable.
+        The epoch is higher than any before, and than `above`. Raises LogRefused, LogUnavailable.
         """
         epoch, left = await _ACQUIRE(
-            self.redis, [self.keys.meta, self.keys.lease], [self.incarnation, self.owner, self.ttl_ms]
+            self.redis, [self.keys.meta, self.lease], [self.incarnation, self.owner, self.ttl_ms, above]
         )
         self.epoch = int(epoch)
         return 0.0 if self.epoch else max(1, int(left)) / 1000
@@ -82,7 +98,7 @@ class Feed:
         if not self.epoch:
             return False
         epoch, self.epoch = self.epoch, 0
-        keys = [self.keys.meta, self.keys.lease]
+        keys = [self.keys.meta, self.lease]
         return bool(await _RELEASE(self.redis, keys, [self.incarnation, self.owner, epoch]))
 
     async def renew(self, highest: Position) -> None:
@@ -101,7 +117,7 @@ class Feed:
                 f"Stream {self.stream} lost its first {int(trimmed)}, {entries_read} were read."
             )
         return Page(
-            [_entry(self.stream, entry_id, fields) for entry_id, fields in entries],
+            [entry(positions.at(self.stream, entry_id), fields) for entry_id, fields in entries],
             positions.at(self.stream, last),
             int(added),
         )
@@ -121,13 +137,13 @@ class Feed:
         try:
             return await _READ(
                 self.redis,
-                [self.keys.meta, self.keys.lease, self.keys.events],
+                [self.keys.meta, self.lease, self.keys.events],
                 [
                     self.incarnation,
                     self.owner,
                     self.epoch,
                     self.ttl_ms,
-                    PROJECTION_GROUP,
+                    self.group,
                     after.entry_id,
                     entries_read,
                     highest.entry_id,
@@ -159,9 +175,8 @@ async def ahead(redis: Redis, keys: StreamKeys, after: Position) -> Ahead:
     )
 
 
-def _entry(stream: str, entry_id: bytes, fields: Sequence[bytes]) -> Stored | Malformed:
-    ms, _, seq = entry_id.partition(b"-")
-    position = Position(stream, int(ms), int(seq))
+def entry(position: Position, fields: Sequence[bytes]) -> Stored | Malformed:
+    """The stream entry at `position` with these fields, names and values in turn."""
     # Every event has the same fields in the same order (codec.FIELDS).
     if len(fields) == 8 and (fields[0], fields[2], fields[4], fields[6]) == codec.FIELDS:
         try:
@@ -169,4 +184,5 @@ def _entry(stream: str, entry_id: bytes, fields: Sequence[bytes]) -> Stored | Ma
         except UnicodeDecodeError:
             pass
     names = ", ".join(text(name) for name in fields[::2][:8]) if fields else "none"
-    return Malformed(position, UnknownEvent(f"{position}: not an event of this log (fields: {names})."))
+    error = UnknownEvent(f"{position}: not an event of this log (fields: {names}).")
+    return Malformed(position, error, fields)

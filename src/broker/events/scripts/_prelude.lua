@@ -26,6 +26,22 @@ local function entry_ms(entry_id)
   return tonumber(string.match(entry_id, '^(%d+)-'))
 end
 
+-- Whether the entry id `one` comes before `other`.
+local function precedes(one, other)
+  local ms, seq = string.match(one, '^(%d+)-(%d+)$')
+  local other_ms, other_seq = string.match(other, '^(%d+)-(%d+)$')
+  ms, other_ms = tonumber(ms), tonumber(other_ms)
+  return ms < other_ms or (ms == other_ms and tonumber(seq) < tonumber(other_seq))
+end
+
+-- An error unless the lease belongs to this owner, in this epoch.
+local function check_lease(key, owner, epoch)
+  local lease = redis.call('HMGET', key, 'owner', 'epoch')
+  if lease[1] ~= owner or lease[2] ~= epoch then
+    return redis.error_reply('LEASE epoch ' .. (lease[2] or 'none') .. ' is owned by another')
+  end
+end
+
 -- An open record: position|cycle|attempt|phase|due|crashes|cause|client|correlation (msgpack, may hold any byte).
 -- Phases: r(eady): an entry of the stream stands for its next attempt; d(ue): waits in `due`; p(arked).
 -- Cause: when ready, the entry that stands for the attempt ('': the one at position); else the event that led here.

@@ -7,29 +7,16 @@ local refused = check_incarnation()
 if refused then return refused end
 
 local now = now_ms()
-local lease = redis.call('HMGET', KEYS[2], 'owner', 'epoch', 'expires')
-if lease[1] ~= ARGV[2] or lease[2] ~= ARGV[3] then
-  return redis.error_reply('LEASE epoch ' .. (lease[2] or 'none') .. ' is owned by another')
-end
+local lost = check_lease(KEYS[2], ARGV[2], ARGV[3])
+if lost then return lost end
 -- Nobody took it meanwhile, so an expired lease of ours is still ours; rarely written, for the AOF's sake.
 local ttl = tonumber(ARGV[4])
-local left = tonumber(lease[3]) - now
+local left = tonumber(redis.call('HGET', KEYS[2], 'expires')) - now
 if left * 3 < ttl * 2 or left > ttl then
   redis.call('HSET', KEYS[2], 'expires', int(now + ttl))
 end
 
 local group, position, read, count = ARGV[5], ARGV[6], ARGV[7], tonumber(ARGV[9])
-
-local function parts(id)
-  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
-  return tonumber(ms), tonumber(seq)
-end
-
-local function before(one, other)
-  local ms, seq = parts(one)
-  local other_ms, other_seq = parts(other)
-  return ms < other_ms or (ms == other_ms and seq < other_seq)
-end
 
 if redis.call('EXISTS', KEYS[3]) == 0 and ARGV[8] == '0-0' then
   return {'OK', 0, '0-0', 0, {}}
@@ -46,8 +33,8 @@ if not info.err then
   end
 end
 
-if before(last, ARGV[8]) then
-  local why = 'the stream ends at ' .. last .. ', a read model is at ' .. ARGV[8] .. ': Redis lost data'
+if precedes(last, ARGV[8]) then
+  local why = 'the stream ends at ' .. last .. ', and was read up to ' .. ARGV[8] .. ': Redis lost data'
   redis.call('HSET', KEYS[1], 'refused', why)
   return redis.error_reply('REFUSED ' .. why)
 end
@@ -55,7 +42,7 @@ if count == 0 then
   return {'OK', 0, last, added, {}}
 end
 local trimmed = added - length
-if tonumber(read) < trimmed and before(position, last) and (not first or before(position, first)) then
+if tonumber(read) < trimmed and precedes(position, last) and (not first or precedes(position, first)) then
   return {'TRIMMED', trimmed, last, added, {}}
 end
 
