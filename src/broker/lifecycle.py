@@ -28,11 +28,20 @@ def backoff(base: float = 0.05, ceiling: float = 5.0) -> Iterator[float]:
         step = min(step * 2, ceiling)
 
 
+async def wait_for(event: asyncio.Event, seconds: float) -> bool:
+    """Wait no longer than that; whether `event` is set.
+
+    Not by `asyncio.wait_for`: before Python 3.12 it forgets a cancellation that comes when the wait is over.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()
+
+
 async def sleep_or_stop(seconds: float, stop: asyncio.Event) -> bool:
     """Wait; True when `stop` was set meanwhile."""
-    with suppress(TimeoutError):
-        await asyncio.wait_for(stop.wait(), seconds)
-    return stop.is_set()
+    return await wait_for(stop, seconds)
 
 
 def stop_on_signals(stop: asyncio.Event) -> None:

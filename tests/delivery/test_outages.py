@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 
 import msgspec
@@ -238,6 +239,44 @@ async def test_a_group_destroyed_with_messages_in_hand(rig):
         await rig.all_finished(messages)
     for message in messages:
         assert await rig.tags(message) == ["MessageSubmitted", "DeliveryAttempted", "Delivered"]
+
+
+@pytest.mark.parametrize("call", ["commit", "release"])
+async def test_a_group_destroyed_and_read_again_before_an_answer_comes(rig, call):
+    """⚠ What is judged by a claim of the lost group is not dropped: the newer claim is ours, and nobody else looks."""
+    answers = [OwnSideAway("maintenance"), OwnSideAway("maintenance")]
+    channel = Recorder(lambda _: answers.pop() if call == "release" and answers else Accepted())
+    limits = msgspec.structs.replace(QUICK, claim_ttl=1000.0)
+    async with rig.working(channels=[channel], limits=limits) as worker:
+        log = worker.lanes[0].log
+        plain, ensure_group = getattr(log, call), log.ensure_group
+        late: list[bool] = []
+        decided = asyncio.Event()
+
+        async def made_later():
+            await decided.wait()
+            return await ensure_group()
+
+        async def answered_late(*args, **options):
+            if late:
+                return await plain(*args, **options)
+            late.append(True)
+            log.ensure_group = made_later
+            await rig.redis.xgroup_destroy(log.partition.events, "delivery")
+            judged = {entry: item.claim for entry, item in worker.lanes[0].items.items()}
+            reply = await plain(*args, **options)
+            decided.set()
+            await wait_until(
+                lambda: all(item.claim is not judged[entry] for entry, item in worker.lanes[0].items.items())
+            )
+            return reply
+
+        setattr(log, call, answered_late)
+        messages = await rig.submit(2, partition=0)
+        done = await rig.all_finished(messages)
+        assert late
+        await wait_until(lambda: _read_all(rig))
+    assert {(one.outcome, one.attempts) for one in done} == {("delivered", 1)}
 
 
 async def test_our_own_side_away_fails_no_message(rig):

@@ -60,8 +60,7 @@ class RoleProcess:
         code = await self._process.wait()
         if self._pump is not None:
             # A grandchild that holds the pipe open must not hold us up.
-            with suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(self._pump), 2)
+            await asyncio.wait({self._pump}, timeout=2)
         return code
 
     async def stop(self, grace: float) -> None:
@@ -71,7 +70,8 @@ class RoleProcess:
         with suppress(ProcessLookupError):
             self._process.terminate()
         try:
-            await asyncio.wait_for(self._process.wait(), grace)
+            async with asyncio.timeout(grace):
+                await self._process.wait()
         except TimeoutError:
             self._logs.event("process_killed", level="warning", process=self.name, grace_seconds=grace)
             with suppress(ProcessLookupError):

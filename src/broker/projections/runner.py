@@ -204,7 +204,8 @@ class StreamRunner:
     async def _release(self) -> None:
         with suppress(BrokerError, asyncio.TimeoutError):
             # It expires by itself if this does not reach Redis.
-            await asyncio.wait_for(self.feed.release(), 1.0)
+            async with asyncio.timeout(1.0):
+                await self.feed.release()
 
     def _say(self, state: State, error: BrokerError | None = None) -> None:
         """Record the state; one log line per change, not per attempt."""

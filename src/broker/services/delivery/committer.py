@@ -7,20 +7,23 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from broker.events.delivery_log import Settlement
+import msgspec
+
+from broker.events.delivery_log import Claim, Settlement
 from broker.services.delivery.hand import Item, Lane
 from broker.services.delivery.patience import Patience
 
 GROUP_LIMIT = 500
 
-Settled = Callable[[Sequence[tuple[Item, bool]], bool], None]
+Settled = Callable[[Sequence[tuple[Item, Claim, bool]], bool], None]
 
 
 class Committer:
     """One partition's outcomes; at most one call under way, the next group gathering behind it.
 
-    A call without a reply is repeated: the fence lets it write once. `settled` is told the items, each
-    with whether it was written, and whether an earlier try may have written them; `failed` of a defect.
+    A call without a reply is repeated: the fence lets it write once. `settled` is told the items, each with
+    the claim that was judged and whether it was written, and whether an earlier try may have written them;
+    `failed` of a defect.
     """
 
     def __init__(
@@ -51,12 +54,19 @@ class Committer:
         try:
             while self._waiting:
                 group = [self._waiting.popleft() for _ in range(min(GROUP_LIMIT, len(self._waiting)))]
-                settlements = [settlement for _, settlement in group]
+                # Read again meanwhile, after a destroyed group: it is the newer claim that is ours.
+                claims = [item.claim for item, _ in group]
+                settlements = [
+                    one if one.claim is claim else msgspec.structs.replace(one, claim=claim)
+                    for (_, one), claim in zip(group, claims, strict=True)
+                ]
                 entries, repeated = await self._patience.insist(
                     self._lane, "settle", partial(self._lane.log.commit, settlements)
                 )
-                written = [(item, entry is not None) for (item, _), entry in zip(group, entries, strict=True)]
-                self._settled(written, repeated)
+                judged = zip(group, claims, entries, strict=True)
+                self._settled(
+                    [(item, claim, entry is not None) for (item, _), claim, entry in judged], repeated
+                )
         finally:
             self._task = None
 

@@ -180,17 +180,25 @@ class Handler:
 
     # -- Out -----------------------------------------------------------------------------------------------
 
-    def settled(self, items: Sequence[tuple[Item, bool]], repeated: bool) -> None:
-        """The committer's answer: each item and whether it was written."""
+    def settled(self, items: Sequence[tuple[Item, Claim, bool]], repeated: bool) -> None:
+        """The committer's answer: each item, the claim that was judged, and whether it was written."""
         counts: Counter[tuple[str, str]] = Counter()
+        again = []
         lost = 0
-        for item, written in items:
+        for item, claim, written in items:
+            if not written and not item.gone and item.claim is not claim:
+                # The group was destroyed, and read again before this answer came: nobody but us will look at
+                # the newer claim.
+                item.settling = False
+                again.append(item)
+                continue
             self.drop(item)
             if written:
                 self._recorded(item, counts)
             elif not repeated:
                 # After a lost reply the first try may have written it; that is no lost claim.
                 lost += 1
+        self.resume(again)
         for (channel, outcome), count in counts.items():
             metrics.attempts(channel, outcome).inc(count)
         if lost:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from functools import partial
 
 from broker import clock, lifecycle
@@ -109,8 +108,7 @@ class Loops:
             waiting.clear()
             await self._beat_if_late()
             if not await self._take_over_once():
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(waiting.wait(), TAKEOVER_EVERY)
+                await lifecycle.wait_for(waiting, TAKEOVER_EVERY)
 
     async def _take_over_once(self) -> bool:
         """Whether there may be more."""
@@ -162,5 +160,4 @@ class Loops:
                 metrics.retries_due(lane.name).set(due)
             if appended < BATCH:
                 seconds = 1.0 if wait is None else min(1.0, wait / 1000)
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(lane.retry_scheduled.wait(), seconds)
+                await lifecycle.wait_for(lane.retry_scheduled, seconds)

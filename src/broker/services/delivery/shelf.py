@@ -41,8 +41,12 @@ class Shelf:
                 claims = [item.claim for item in items]
                 await self._patience.insist(lane, "release", partial(lane.log.release, claims, shelf=key))
                 metrics.shelved().inc(len(items))
-                for item in items:
-                    self._done(item)
+                for item, claim in zip(items, claims, strict=True):
+                    if item.claim is claim:
+                        self._done(item)
+                    else:
+                        # Read again meanwhile, after a destroyed group: it is the newer claim that is ours.
+                        self.add(key, item)
         finally:
             self._task = None
 
