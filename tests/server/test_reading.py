@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import urllib.parse
-from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,106 +10,13 @@ from hypothesis import strategies as st
 
 from broker import clock
 from broker.events import codec, types
-from broker.events.positions import Position
-from broker.events.user_commands import UserCommands
-from broker.projections import schema
 from broker.projections.queries import Queries
-from broker.projections.store import Store
 from broker.services.server import api
-from support import databases, log
-from support.calling import Caller
-from support.readmodels import reached, runner, running
-from support.serving import Answered
+from support import log
+from support.reading import BODY, NUMBER, Reading
 from support.waiting import wait_until
 
-PASSWORD = "correct horse battery"
-NUMBER = "+4915212345678"
-BODY = "the body that nobody may see"
-READERS = {
-    "reader": ("user", ["demo"]),
-    "other": ("user", ["acme"]),
-    "both": ("user", ["acme", "demo"]),
-    "nobody": ("user", []),
-    "admin": ("admin", []),
-    "auditor": ("auditor", []),
-}
 PORTAL, ADMIN, STATS, AUDIT = "/portal/messages", "/admin/messages", "/admin/stats", "/audit/events"
-
-
-@pytest.fixture(scope="session")
-def session_url(mariadb) -> str:
-    """A migrated database that tests share one after another."""
-    url = databases.create(mariadb)
-    schema.migrate(url)
-    return url
-
-
-@pytest.fixture
-def url(session_url: str) -> Iterator[str]:
-    databases.clear(session_url)
-    return session_url
-
-
-class Reading:
-    """A server on read models, people signed in, and producers' messages."""
-
-    def __init__(self, world, server, store: Store) -> None:
-        self.world = world
-        self.server = server
-        self.store = store
-        self.anonymous = Caller(server.port, world.pki.client_context())
-        self.internal = Caller(server.port, world.contexts["internal"])
-        self.tokens: dict[str, str] = {}
-
-    async def person(self, name: str) -> None:
-        """Somebody with an account, signed in."""
-        role, clients = READERS[name]
-        commands = UserCommands(self.world.registry)
-        await commands.create_user(f"{name}@example.com", PASSWORD, role, clients, actor="system")
-        given = {"email": f"{name}@example.com", "password": PASSWORD}
-        answer = await self.anonymous.post("/portal/auth/login", given)
-        assert answer.status == 200, answer.body
-        self.tokens[name] = answer.json["access_token"]
-
-    async def get(self, name: str, path: str) -> Answered:
-        """GET as that person, who signs in first."""
-        if name not in self.tokens:
-            await self.person(name)
-        return await self.anonymous.get(path, headers={"authorization": f"Bearer {self.tokens[name]}"})
-
-    async def register(self, client: str, number: str = NUMBER, body: str = BODY) -> str:
-        """A message queued; its id."""
-        given = {"client_id": client, "sender_number": number, "message_body": body}
-        answer = await self.internal.post("/internal/messages/register", given)
-        assert answer.status == 200, answer.body
-        return answer.json["message_id"]
-
-    async def deliver(self, message_id: str) -> None:
-        given = {"message_id": message_id, "worker_id": "w1"}
-        assert (await self.internal.post("/internal/messages/deliver", given)).status == 200
-
-    async def caught_up(self) -> None:
-        """Return once the read models show everything."""
-        for stream in self.world.keys.streams:
-            newest = await self.world.redis.xrevrange(stream.events, count=1)
-            if newest:
-                ms, _, seq = newest[0][0].decode().partition("-")
-                last = Position(stream.stream, int(ms), int(seq))
-                await wait_until(lambda last=last: reached(self.store, last))
-
-
-@pytest.fixture
-async def reading(world, url) -> AsyncIterator[Reading]:
-    """People and two producers, the projector at work."""
-    await world.producer("acme")
-    queries, store = Queries(url), Store(url)
-    runners = [runner(world.redis, stream, world.identity, store) for stream in world.keys.streams]
-    async with contextlib.AsyncExitStack() as stack:
-        stack.push_async_callback(queries.close)
-        stack.push_async_callback(store.close)
-        await stack.enter_async_context(running(*runners))
-        server = await stack.enter_async_context(world.server(database=queries))
-        yield Reading(world, server, store)
 
 
 @pytest.mark.case("TC-M-006")
