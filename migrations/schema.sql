@@ -44,7 +44,8 @@ CREATE TABLE messages (
   PRIMARY KEY (message_id),
   KEY status_queued (status, queued_at),
   KEY client_status_queued (client_id, status, queued_at),
-  KEY number_queued (sender_number_hashed, status, queued_at)
+  KEY number_queued (sender_number_hashed, status, queued_at),
+  KEY parked_queued (parked, queued_at, client_id)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_520_ci ROW_FORMAT=DYNAMIC;
 
 -- One row a delivery attempt. Keyed by position: no rule of ours can make two events collide.

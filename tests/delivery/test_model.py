@@ -21,7 +21,8 @@ from broker.domain.message import Accepted, End, Failed, Park, Retry
 from broker.errors import Conflict
 from broker.events import codec, connection, envelope, types
 from broker.events.appender import Appender
-from broker.events.delivery_log import Claim, DeliveryLog, Settlement
+from broker.events.claims import Claim, Settlement
+from broker.events.delivery_log import DeliveryLog
 from broker.events.open_messages import OpenMessage, look_up
 from broker.events.positions import at
 from broker.events.reopening import Asked, Reopening
@@ -169,6 +170,12 @@ class DeliveryModel(RuleBasedStateMachine):
     def unpark(self, data, cycle: int) -> None:
         picked = data.draw(st.sampled_from(self.messages))
         self._asked(self.reopening.unpark(picked, "demo", cycle, Asked("user:x", 1)))
+
+    @precondition(lambda self: self.messages)
+    @rule(data=st.data(), cycle=st.integers(1, 3))
+    def discard(self, data, cycle: int) -> None:
+        picked = data.draw(st.sampled_from(self.messages))
+        self._asked(self.reopening.discard(picked, cycle, "by hand", Asked("user:x", 1)))
 
     def _asked(self, coroutine) -> None:
         try:

@@ -93,6 +93,9 @@ async def opened(world, url: str, **options) -> AsyncIterator[Reading]:
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(queries.close)
         stack.push_async_callback(store.close)
-        await stack.enter_async_context(running(*runners))
+        projecting = await stack.enter_async_context(contextlib.AsyncExitStack())
+        await projecting.enter_async_context(running(*runners))
         server = await stack.enter_async_context(world.server(database=queries, **options))
-        yield Reading(world, server, store)
+        found = Reading(world, server, store)
+        found.stop_projecting = projecting.aclose
+        yield found

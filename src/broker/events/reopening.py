@@ -1,4 +1,4 @@
-"""Further delivery cycles, and parked messages given back: for admins and repair, not for workers."""
+"""What people do by hand: further delivery cycles, parked messages given back or discarded."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import msgspec
 
 from broker.domain import ids
 from broker.errors import Conflict
-from broker.events import codec, envelope, types
+from broker.events import codec, envelope, types, upcasting
 from broker.events.connection import Redis
 from broker.events.keys import LogKeys
 from broker.events.log_identity import LogIdentity
+from broker.events.open_messages import OUTCOME_TTL_MS
 from broker.events.positions import Position, at
 from broker.events.scripting import Script
 
 _reopen = Script("reopen", allow_oom=True)
+_discard = Script("discard", allow_oom=True)
 
 _REFUSALS = {
     "open": "A delivery cycle of this message is open.",
@@ -31,7 +33,7 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 class Reopening:
-    """Both ways to have a message delivered that no worker would touch."""
+    """What is done by hand to a message that no worker would touch."""
 
     def __init__(self, redis: Redis, keys: LogKeys, identity: LogIdentity) -> None:
         self._redis = redis
@@ -45,6 +47,26 @@ class Reopening:
     async def unpark(self, message_id: bytes, client_id: str, cycle: int, asked: Asked) -> Position:
         """Give a parked message back to the workers, in its cycle. Raises Conflict where it is not parked."""
         return await self._call("unpark", message_id, cycle, types.DeliveryDue(client_id, cycle, 0), asked)
+
+    async def discard(self, message_id: bytes, cycle: int, reason: str, asked: Asked) -> Position:
+        """End the cycle of a parked message undelivered. Raises Conflict where it is not parked."""
+        keys = self._keys.partitions[ids.partition(message_id)]
+        done = keys.done(ids.created_ms(message_id))
+        reply = await _discard(
+            self._redis,
+            [keys.meta, keys.events, keys.open, keys.age, keys.bodies, done],
+            [
+                self._identity.incarnations[keys.stream],
+                message_id,
+                cycle,
+                envelope.encode(asked.at_ms, asked.actor, asked.correlation_id),
+                upcasting.tag("MessageDiscarded"),
+                reason,
+                asked.at_ms,
+                OUTCOME_TTL_MS,
+            ],
+        )
+        return _position(keys.stream, reply)
 
     async def _call(
         self, kind: str, message_id: bytes, cycle: int, event: types.MessageEvent, asked: Asked
@@ -67,6 +89,10 @@ class Reopening:
                 envelope.packed_correlation(asked.correlation_id),
             ],
         )
-        if b"-" not in reply:
-            raise Conflict(_REFUSALS[reply.decode()])
-        return at(keys.stream, reply)
+        return _position(keys.stream, reply)
+
+
+def _position(stream: str, reply: bytes) -> Position:
+    if b"-" not in reply:
+        raise Conflict(_REFUSALS[reply.decode()])
+    return at(stream, reply)

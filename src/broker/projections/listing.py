@@ -8,7 +8,7 @@ before that order in an index, so a page is merged from one short range read for
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
@@ -38,7 +38,8 @@ class Filter(msgspec.Struct, frozen=True):
     """Which messages. `clients`: of these, of all for None; an empty one has none.
 
     `since` and `until`: `queued_at` in milliseconds, `until` excluded. `number_hashes`: a number under every
-    key of the clients concerned, 32 bytes each.
+    key of the clients concerned, 32 bytes each. `parked`: none but these, and then `parked_reason` counts and
+    not `status`.
     """
 
     clients: tuple[str, ...] | None
@@ -46,6 +47,8 @@ class Filter(msgspec.Struct, frozen=True):
     since: int | None = None
     until: int | None = None
     number_hashes: tuple[bytes, ...] | None = None
+    parked: bool = False
+    parked_reason: str | None = None
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -144,7 +147,7 @@ async def sealed(store: Store, message_ids: Iterable[str]) -> dict[str, bytes]:
     if not wanted:
         return {}
     rows = await store.select(
-        f"SELECT message_id,encrypted_body FROM messages WHERE message_id IN ({_marks(wanted)})", wanted
+        f"SELECT message_id,encrypted_body FROM messages WHERE message_id IN ({marks(wanted)})", wanted
     )
     return {row["message_id"]: bytes(row["encrypted_body"]) for row in rows}
 
@@ -163,6 +166,8 @@ class Branch(msgspec.Struct, frozen=True):
 def _branches(wanted: Filter) -> list[Branch]:
     statuses = STATUSES if wanted.status is None else (wanted.status,)
     clients = None if wanted.clients is None else tuple(sorted(set(wanted.clients)))
+    if wanted.parked:
+        return [_parked(wanted, clients)]
     if wanted.number_hashes is not None:
         owned = ""
         owners: tuple[str, ...] = ()
@@ -170,7 +175,7 @@ def _branches(wanted: Filter) -> list[Branch]:
             if not clients:
                 return []
             # The hashes are the clients' own already; a caller's mistake must not show another's messages.
-            owned, owners = f" AND client_id IN ({_marks(clients)})", clients
+            owned, owners = f" AND client_id IN ({marks(clients)})", clients
         return [
             Branch("number_queued", "sender_number_hashed=%s AND status=%s", (hashed, status), owned, owners)
             for hashed in sorted({value.hex() for value in wanted.number_hashes})
@@ -183,6 +188,23 @@ def _branches(wanted: Filter) -> list[Branch]:
         for client in clients
         for status in statuses
     ]
+
+
+def _parked(wanted: Filter, clients: tuple[str, ...] | None) -> Branch:
+    """Few messages are parked, so what else is asked is looked for among them."""
+    hashes, reason = wanted.number_hashes, wanted.parked_reason
+    asked = {
+        "client_id": clients,
+        "sender_number_hashed": None if hashes is None else tuple(value.hex() for value in hashes),
+        "reason": None if reason is None else (reason,),
+    }
+    where = "parked=1"
+    args: tuple[str, ...] = ()
+    for column, values in asked.items():
+        if values is not None:
+            where += f" AND {column} IN ({marks(values)})" if values else " AND FALSE"
+            args += values
+    return Branch("parked_queued", where, args)
 
 
 async def _narrowed(store: Store, wanted: Filter) -> Filter:
@@ -252,7 +274,8 @@ def _stamp(ms: int) -> str:
     return sql.stamp(ms)[1:-1]
 
 
-def _marks(values: Sequence[object]) -> str:
+def marks(values: Collection[object]) -> str:
+    """The placeholders of a list of values."""
     return ",".join(["%s"] * len(values))
 
 

@@ -15,8 +15,7 @@ _DATES: Final = [
 ]
 _CURSOR: Final = parameter("cursor", "The `next` of the page before.")
 _CLIENT: Final = parameter("client_id", "Of this client alone.", {"type": "string", "maxLength": MAX_LENGTH})
-_FILTERS: Final = [
-    parameter("status", "`all` unless given.", {"type": "string", "enum": ["all", *listing.STATUSES]}),
+LISTED: Final = [
     *_DATES,
     parameter("search", "An exact sender number, E.164; found by its keyed hash."),
     _CLIENT,
@@ -31,6 +30,11 @@ _FILTERS: Final = [
         {"type": "integer", "minimum": 1, "maximum": listing.MAX_PER_PAGE, "default": messages.PER_PAGE},
     ),
     _CURSOR,
+]
+"""What every list of messages takes."""
+_FILTERS: Final = [
+    parameter("status", "`all` unless given.", {"type": "string", "enum": ["all", *listing.STATUSES]}),
+    *LISTED,
 ]
 
 OPERATIONS: Final = [
