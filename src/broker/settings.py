@@ -37,6 +37,13 @@ MysqlUrl = Annotated[
         description="a mysql://user:password@host:port/database address",
     ),
 ]
+IssuerUrl = Annotated[
+    str,
+    Meta(
+        pattern=r"^(https://|http://(localhost|127\.0\.0\.1|\[::1\])(:|/|$))[^\s?#@]*$",
+        description="an https:// address, or an http:// one of this machine, without query",
+    ),
+]
 HttpsUrl = Annotated[str, Meta(pattern="^https://", description="an https:// address")]
 LogName = Annotated[
     str, Meta(pattern="^[a-z0-9-]{1,32}$", description="1 to 32 of lower-case letters, digits and hyphens")
@@ -115,12 +122,19 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     trust_poll: Seconds = 0.2
     trust_max_age: Seconds = 1.0
     keyring: Path | None = None
-    key_passphrase: Annotated[str, Meta(extra={"secret": True})] | None = None
+    key_passphrase: str | None = None
 
     # People. After `login_attempts` from one address within `login_window` an account waits there.
     session_days: Annotated[int, Meta(ge=1, le=365)] = 14
     login_attempts: Annotated[int, Meta(ge=1, le=1000)] = 5
     login_window: Seconds = 900.0
+
+    # Single sign-on, where there is an issuer.
+    oidc_issuer: IssuerUrl | None = None
+    oidc_client_id: Annotated[str, Meta(min_length=1, max_length=512)] | None = None
+    oidc_client_secret: Annotated[str, Meta(min_length=1, max_length=2048)] | None = None
+    oidc_redirect_url: HttpsUrl | None = None
+    oidc_ca_file: Path | None = None
 
     # Logs.
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -138,6 +152,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 SECRET_URLS = frozenset({"redis_url", "mysql_url"})
+SECRETS = frozenset({"key_passphrase", "oidc_client_secret"})
 
 
 def load(file: Path | None = None, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
@@ -155,9 +170,12 @@ def load(file: Path | None = None, environ: Mapping[str, str] | None = None, **o
         if name not in known:
             raise SettingsError(_unknown(name, known))
     try:
-        return msgspec.convert(values, Settings, strict=False, dec_hook=_decode)
+        settings = msgspec.convert(values, Settings, strict=False, dec_hook=_decode)
     except msgspec.ValidationError as error:
         raise SettingsError(_explain(str(error), values)) from None
+    if settings.oidc_issuer is not None and settings.oidc_client_id is None:
+        raise SettingsError("oidc_client_id (BROKER_OIDC_CLIENT_ID) is needed where oidc_issuer is set.")
+    return settings
 
 
 def variable(name: str) -> str:
@@ -189,7 +207,7 @@ def shown(settings: Settings) -> dict[str, Any]:
             value = str(value)
         elif field.name in SECRET_URLS and value:
             value = safe_url(value)
-        elif field.name == "key_passphrase" and value:
+        elif field.name in SECRETS and value:
             value = "(set)"
         out[field.name] = value
     return out
@@ -253,7 +271,7 @@ def _explain(text: str, values: Mapping[str, Any]) -> str:
     if found is None:
         return text
     name = found[1]
-    value = "not valid" if name in SECRET_URLS or name == "key_passphrase" else repr(values[name])
+    value = "not valid" if name in SECRET_URLS | SECRETS else repr(values[name])
     return f"{name} ({variable(name)}) is {value}; it takes {takes(name)}."
 
 

@@ -15,8 +15,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from broker.errors import SettingsError
-from broker.services.delivery.channels import registry
 from broker.settings import load
+from broker.web import tls
 from support import system as systems
 from support.pki import Pki
 from support.serving import listening
@@ -84,7 +84,7 @@ async def test_a_secret_given_or_shown_at_the_shell_verifies_what_arrives(tmp_pa
 
 def test_an_extra_ca_adds_to_the_systems(pki):
     """`webhook_ca_file` is trusted besides what the system trusts, not instead of it."""
-    system, extra = registry.webhook_context(None), registry.webhook_context(pki.ca)
+    system, extra = tls.public_context(None, "x"), tls.public_context(pki.ca, "x")
     assert extra.cert_store_stats()["x509_ca"] == system.cert_store_stats()["x509_ca"] + 1
     assert extra.check_hostname
 
@@ -97,4 +97,4 @@ def test_a_ca_file_that_cannot_be_used_stops_the_start(tmp_path, content):
         path.write_bytes(content)
     settings = load(environ={"BROKER_WEBHOOK_CA_FILE": str(path)})
     with pytest.raises(SettingsError, match=r"webhook_ca_file \(BROKER_WEBHOOK_CA_FILE\).*ca\.pem"):
-        registry.webhook_context(settings.webhook_ca_file)
+        tls.public_context(settings.webhook_ca_file, "webhook_ca_file")

@@ -6,6 +6,7 @@ import ssl
 
 import msgspec
 
+from support import contract
 from support.serving import Answered, Raw, connection
 
 NUMBER = "+4915200000000"
@@ -13,7 +14,10 @@ MESSAGE = {"sender_number": NUMBER, "message_body": "hello"}
 
 
 class Caller:
-    """Makes requests to one port with one client certificate; a connection each unless `raw` is given."""
+    """Makes requests to one port with one client certificate; a connection each unless `raw` is given.
+
+    Every answer is held to what the OpenAPI document says of it.
+    """
 
     def __init__(self, port: int, context: ssl.SSLContext) -> None:
         self.port = port
@@ -30,11 +34,16 @@ class Caller:
         lines |= headers or {}
         head = f"{method} {path} HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in lines.items()) + "\r\n"
         if raw is not None:
-            await raw.send(head.encode("latin-1") + content)
-            return await raw.answer()
-        async with connection(self.port, self.context) as opened:
-            await opened.send(head.encode("latin-1") + content)
-            return await opened.answer()
+            answer = await self._ask(raw, head.encode("latin-1") + content)
+        else:
+            async with connection(self.port, self.context) as opened:
+                answer = await self._ask(opened, head.encode("latin-1") + content)
+        contract.hold(method, path, answer)
+        return answer
+
+    async def _ask(self, raw: Raw, request: bytes) -> Answered:
+        await raw.send(request)
+        return await raw.answer()
 
     async def get(self, path: str, **options) -> Answered:
         return await self.request("GET", path, **options)

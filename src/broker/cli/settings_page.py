@@ -48,6 +48,12 @@ MEANINGS: Final[dict[str, dict[str, str]]] = {
         "session_days": "How long a session lasts without being used",
         "login_attempts": "Failed logins from one address within `login_window`, after which it waits",
         "login_window": "See `login_attempts`",
+        "oidc_issuer": "Sign people in at this OpenID Connect provider too; accounts are found by e-mail",
+        "oidc_client_id": "What the provider calls this installation",
+        "oidc_client_secret": "Its secret there, best in the environment; not set: a public client",
+        "oidc_redirect_url": "Where the provider leads browsers back to, as it is registered there; not set: "
+        "`/portal/auth/oidc/callback` on `localhost`, `server_port`",
+        "oidc_ca_file": "CA certificates (PEM) that the provider may have too, besides the system's",
         "portal_host": "Reserved for the portal",
         "portal_port": "Reserved for the portal; no other process of `up` takes it",
     },

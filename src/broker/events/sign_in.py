@@ -118,20 +118,36 @@ class SignIn:
             user = await self._holder(email)
             good = await self._matches(password, DECOY if user is None else user.password_hash)
             if user is None or not good or user.disabled:
-                self._failures.add(self._throttle.account(email), address)
+                self.failed(email, address)
                 raise SignInRefused
+        session = await self._begin(user, address)
+        await self._throttle.passed(self._throttle.account(email), address)
+        return session
+
+    async def vouched(self, email: str, address: str) -> Session:
+        """A session for whoever an identity provider says has this e-mail address. Raises as above."""
+        user = await self._holder(email)
+        if user is None or user.disabled:
+            self.failed(email, address)
+            raise SignInRefused
+        return await self._begin(user, address)
+
+    def failed(self, email: str, address: str) -> None:
+        """Record an attempt that was refused."""
+        self._failures.add(self._throttle.account(email), address)
+
+    async def _begin(self, user: UserEntry, address: str) -> Session:
         session = await self._sessions.start(user)
         actor = f"user:{user.user_id}"
         event = LoginSucceeded(user.user_id, address)
         await self._access.append((actor, event), actor=actor, correlation_id=telemetry.correlation.get())
-        await self._throttle.passed(self._throttle.account(email), address)
         return session
 
     async def check(self, user: UserEntry, password: str, address: str) -> bool:
         """Whether it is the password of somebody signed in; counts as an attempt. Raises as above."""
         async with self._attempt(user.email, address):
             if not await self._matches(password, user.password_hash):
-                self._failures.add(self._throttle.account(user.email), address)
+                self.failed(user.email, address)
                 return False
         await self._throttle.passed(self._throttle.account(user.email), address)
         return True

@@ -46,6 +46,8 @@ _OF_CERTIFICATES: Final = frozenset(
     }
 )
 _OF_TOKENS: Final = frozenset({"unauthorized", "forbidden"})
+# Few operations answer these: `Operation.also` names them.
+_RARE: Final = frozenset({"identity_provider_unavailable"})
 # These end or stop a process of ours; no request is answered with them.
 _UNANSWERED: Final = frozenset({"lease_lost", "unsafe_redis"})
 
@@ -74,6 +76,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     certificate: bool = True
     bearer: bool = False
     """An access token instead of a certificate."""
+    also: Sequence[str] = ()
+    """Codes that only few operations answer, such as those of another service."""
 
     @property
     def statuses(self) -> set[int]:
@@ -88,6 +92,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         if problems.STATUS[code] not in self.errors:
             return code in _ALWAYS_CODES
         match code:
+            case _ if code in _RARE:
+                return code in self.also
             case "malformed_json":
                 return self.request is not None
             case "conflict" | "idempotency_conflict":

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from starlette.types import Scope
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -60,6 +61,12 @@ class Peer(msgspec.Struct, frozen=True, dict=True):
 def from_der(der: bytes) -> Peer:
     """The peer whose certificate this is."""
     return Peer(hashlib.sha256(der).hexdigest(), der)
+
+
+def address(scope: Scope) -> str:
+    """Where a request comes from; headers that a client can write say nothing."""
+    client = scope.get("client")
+    return str(client[0]) if client else "unknown"
 
 
 def of_transport(transport: Any) -> Peer | None:

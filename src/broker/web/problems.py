@@ -53,6 +53,7 @@ STATUS: dict[str, int] = {
     "trust_unproved": 503,
     "key_unavailable": 503,
     "store_unavailable": 503,
+    "identity_provider_unavailable": 503,
     "lease_lost": 503,
     "unsafe_redis": 503,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
+from broker.errors import SettingsError
 from broker.web import purpose
 
 # X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which the ssl module does not name.
@@ -40,6 +41,21 @@ def client_context(ca: Path, cert: Path | None = None, key: Path | None = None) 
     _common(context, ca)
     if cert is not None:
         context.load_cert_chain(cert, key)
+    return context
+
+
+def public_context(extra: Path | None, setting: str) -> ssl.SSLContext:
+    """For callers of others' servers: the system's CAs, and those of `extra` (PEM), which `setting` names.
+
+    Raises SettingsError.
+    """
+    context = ssl.create_default_context()
+    if extra is not None:
+        try:
+            context.load_verify_locations(extra)
+        except OSError as error:
+            why = "holds no CA certificates in PEM" if isinstance(error, ssl.SSLError) else error.strerror
+            raise SettingsError(f"{setting} (BROKER_{setting.upper()}): {extra}: {why}.") from None
     return context
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from broker.services.server import docs, portal_api, wire
+from broker.services.server import docs, oidc, portal_api, wire
 from broker.services.server.admin import api as admin_api
 from broker.services.server.reading import api as reading_api
 from broker.web import openapi
@@ -26,6 +26,7 @@ def document() -> dict[str, Any]:
 
 OPERATIONS = [
     *portal_api.OPERATIONS,
+    *oidc.OPERATIONS,
     *reading_api.OPERATIONS,
     *admin_api.OPERATIONS,
     Operation(

@@ -14,6 +14,7 @@ from broker.events.login_throttle import LoginThrottle
 from broker.events.sessions import Sessions
 from broker.events.sign_in import Failures, SignIn
 from broker.events.user_commands import UserCommands
+from broker.services.server import oidc
 from broker.services.server.bearer import Bearer
 from broker.services.server.portal import Portal
 from broker.services.server.token_keys import TokenKeys
@@ -23,7 +24,7 @@ from broker.settings import Settings
 
 
 class People:
-    """What routes for people are made of. Opens the token keys: raises TokenKeyError."""
+    """What routes for people are made of. Opens the token keys: raises TokenKeyError, and SettingsError."""
 
     def __init__(
         self,
@@ -53,16 +54,25 @@ class People:
             attempts=settings.login_attempts,
             window=settings.login_window,
         )
+        sign_in = SignIn(self.registry, self.sessions, throttle, self.access, self.failures)
         self._portal = Portal(
             admitted=self.admitted,
             tokens=self.tokens,
             sessions=self.sessions,
-            sign_in=SignIn(self.registry, self.sessions, throttle, self.access, self.failures),
+            sign_in=sign_in,
             commands=UserCommands(self.registry),
             access=self.access,
             models=models,
         )
+        self._provider = oidc.provider(settings)
+        self._single = oidc.SingleSignOn(self._provider, sign_in, keyring, self._portal.pair)
 
     def routes(self) -> list[Route]:
         """All routes that take access tokens or give them."""
-        return self._portal.routes()
+        return [*self._portal.routes(), *self._single.routes()]
+
+    async def aclose(self) -> None:
+        """Write what is still to be recorded, and close connections."""
+        if self._provider is not None:
+            await self._provider.aclose()
+        await self.failures.aclose()

@@ -6,7 +6,6 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Scope
 
 from broker import telemetry
 from broker.domain.users import UserEntry
@@ -21,7 +20,7 @@ from broker.services.server import bearer, exchange, portal_wire, visibility
 from broker.services.server.bearer import Bearer
 from broker.services.server.tokens import LIFETIME, Tokens
 from broker.services.server.visibility import ReadModels
-from broker.web import body
+from broker.web import body, peer
 from broker.web.problems import Problem
 
 MAX_BYTES = 8 * 1024
@@ -67,14 +66,14 @@ class Portal:
         """A pair of tokens for e-mail address and password."""
         given = await exchange.read(request, _login, MAX_BYTES)
         try:
-            session = await self._sign_in(given.email, given.password, _address(request.scope))
+            session = await self._sign_in(given.email, given.password, peer.address(request.scope))
         except SignInRefused as error:
             raise Problem(
                 "unauthorized", error.message, headers={"www-authenticate": 'Bearer realm="broker"'}
             ) from None
         except Throttled as error:
             raise _later(error) from None
-        return exchange.answer(self._pair(session))
+        return exchange.answer(self.pair(session))
 
     async def refresh(self, request: Request) -> Response:
         """The next pair of tokens; the one before is dead."""
@@ -83,7 +82,7 @@ class Portal:
             session = await self._sessions.rotate(given.refresh_token)
         except SessionEnded as error:
             bearer.refuse(error.message)
-        return exchange.answer(self._pair(session))
+        return exchange.answer(self.pair(session))
 
     async def logout(self, request: Request) -> Response:
         """End the session that the access token names."""
@@ -105,7 +104,7 @@ class Portal:
         caller = await self._admitted(request.scope)
         given = await exchange.read(request, _password, MAX_BYTES)
         try:
-            good = await self._sign_in.check(caller.user, given.current_password, _address(request.scope))
+            good = await self._sign_in.check(caller.user, given.current_password, peer.address(request.scope))
         except Throttled as error:
             raise _later(error) from None
         if not good:
@@ -122,10 +121,11 @@ class Portal:
         except ValidationError as error:
             raise ValidationError("new_password", error.reason) from None
         visible = await visibility.wait(self._models, done.positions, "users")
-        pair = self._pair(await self._sessions.start(done.value))
+        pair = self.pair(await self._sessions.start(done.value))
         return exchange.answer(portal_wire.PasswordChanged(**msgspec.structs.asdict(pair), visible=visible))
 
-    def _pair(self, session: Session) -> portal_wire.TokenPair:
+    def pair(self, session: Session) -> portal_wire.TokenPair:
+        """What signing in answers, whichever way it was done."""
         user = session.user
         access = self._tokens.issue(user.user_id, user.role, session.session_id)
         return portal_wire.TokenPair(access, session.refresh_token, "bearer", LIFETIME, _profile(user))
@@ -133,12 +133,6 @@ class Portal:
 
 def _profile(user: UserEntry) -> portal_wire.Profile:
     return portal_wire.Profile(user.user_id, user.email, user.role, user.client_ids)  # type: ignore[arg-type]
-
-
-def _address(scope: Scope) -> str:
-    """Where the request comes from; headers that a client can write say nothing."""
-    client = scope.get("client")
-    return str(client[0]) if client else "unknown"
 
 
 def _later(error: Throttled) -> Problem:

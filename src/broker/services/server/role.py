@@ -113,7 +113,7 @@ class ServerRole:
             async with lifecycle.running(self._people.failures.run(), on_failure=stop.set):
                 await self._serve(stop, on_bound)
         finally:
-            await self._people.failures.aclose()
+            await self._people.aclose()
             await self._appender.aclose()
 
     async def _serve(self, stop: asyncio.Event, on_bound: Callable[[int], None] | None) -> None:

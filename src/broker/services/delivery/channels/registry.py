@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from broker.errors import SettingsError
 from broker.services.delivery.channels.base import Channel
 from broker.services.delivery.channels.inbox import Inbox
 from broker.services.delivery.channels.simulated import Simulated
@@ -27,7 +25,7 @@ def _webhook(settings: Settings, _cert: Path, _key: Path, _ca: Path) -> Channel:
         timeout=settings.webhook_timeout,
         allow_private=settings.webhook_allow_private,
         connections=settings.worker_concurrency,
-        context=webhook_context(settings.webhook_ca_file),
+        context=tls.public_context(settings.webhook_ca_file, "webhook_ca_file"),
     )
 
 
@@ -40,18 +38,6 @@ CHANNELS: Final[dict[str, Make]] = {
     Webhook.name: _webhook,
     Simulated.name: _simulated,
 }
-
-
-def webhook_context(extra: Path | None) -> ssl.SSLContext:
-    """Trusts what the system trusts, and the CA certificates of `extra` (PEM). Raises SettingsError."""
-    context = ssl.create_default_context()
-    if extra is not None:
-        try:
-            context.load_verify_locations(extra)
-        except OSError as error:
-            why = "holds no CA certificates in PEM" if isinstance(error, ssl.SSLError) else error.strerror
-            raise SettingsError(f"webhook_ca_file (BROKER_WEBHOOK_CA_FILE): {extra}: {why}.") from None
-    return context
 
 
 def build(settings: Settings, *, cert: Path, key: Path, ca: Path) -> dict[str, Channel]:
