@@ -22,6 +22,7 @@ from broker.errors import Conflict
 from broker.events import codec, connection, envelope, types
 from broker.events.appender import Appender
 from broker.events.claims import Claim, Settlement
+from broker.events.connection import GroupMissing
 from broker.events.delivery_log import DeliveryLog
 from broker.events.open_messages import OpenMessage, look_up
 from broker.events.positions import at
@@ -91,7 +92,12 @@ class DeliveryModel(RuleBasedStateMachine):
         self._admit(name, self.do(self.logs[name].read(count, self.redis, block_ms=1)))
 
     def _admit(self, name: str, claims: list[Claim]) -> None:
-        self.held[name] += self.do(self.logs[name].admit(claims))
+        kept, living = self.do(self._kept()), self.do(self._living())
+        admitted = self.do(self.logs[name].admit(claims))
+        for task in admitted:
+            holder, _ = kept.get(task.claim.entry, (name, 0))
+            assert holder == name or holder not in living, "another has it in hand"
+        self.held[name] += admitted
 
     @precondition(lambda self: any(self.held.values()))
     @rule(data=st.data(), kinds=st.lists(st.sampled_from(sorted(DECISIONS)), min_size=1, max_size=4))
@@ -103,9 +109,9 @@ class DeliveryModel(RuleBasedStateMachine):
             settlement(task, task.claim, *DECISIONS[kind], channel="x", latency_ms=1, actor=f"worker:{name}")
             for task, kind in zip(tasks, kinds, strict=False)
         ]
-        owners = self.do(self._pending())
+        owners, kept = self.do(self._pending()), self.do(self._kept())
         for item, position in zip(items, self.do(self.logs[name].settle(items)), strict=True):
-            held = owners.get(item.claim.position.entry_id) == (name, item.claim.count)
+            held = (name, item.claim.count) in {owners.get(item.claim.entry), kept.get(item.claim.entry)}
             assert held or position is None, "written without the claim"
         if data.draw(st.booleans()):
             assert set(self.do(self.logs[name].settle(items))) == {None}
@@ -115,15 +121,15 @@ class DeliveryModel(RuleBasedStateMachine):
     @rule(name=st.sampled_from(CONSUMERS))
     def renew(self, name: str) -> None:
         """Renewal never changes who owns what."""
-        before = self.do(self._pending())
+        before, kept = self.do(self._pending()), self.do(self._kept())
         claims = [task.claim for task in self.held[name]]
         lost = self.do(self.logs[name].renew(claims, 60_000))
         assert self.do(self._pending()) == before
         for claim in claims:
-            owner = before.get(claim.position.entry_id)
-            assert (owner != (name, claim.count)) == (claim.position.entry_id in lost) or self._twice(
-                name, claim
-            )
+            owner = before.get(claim.entry)
+            if owner is None or owner[0] != name:
+                owner = kept.get(claim.entry, owner)
+            assert (owner != (name, claim.count)) == (claim.entry in lost) or self._twice(name, claim)
 
     def _twice(self, name: str, claim: Claim) -> bool:
         """Whether the consumer kept an older claim on the same entry too, which shares its entry id."""
@@ -196,16 +202,39 @@ class DeliveryModel(RuleBasedStateMachine):
         )  # fmt: skip
         self.do(self.logs["a"].settle([item]))
 
-    @rule()
-    def destroy_group(self) -> None:
+    @rule(order=st.permutations(CONSUMERS), data=st.data())
+    def destroy_group(self, order, data) -> None:
+        """It comes back when every living consumer has said what it has in hand, and not before."""
         self.do(self.redis.xgroup_destroy(self.partition.events, "delivery"))
-        assert self.do(self.logs["b"].ensure_group())
+        silent = set(order)
+        for name in order:
+            silent.discard(name)
+            in_hand = data.draw(st.sets(st.sampled_from(self.held[name]))) if self.held[name] else ()
+            try:
+                made = self.do(self.logs[name].ensure_group([task.claim for task in in_hand]))
+            except GroupMissing:
+                assert silent & self.do(self._living())
+                continue
+            assert made
+            assert not silent & self.do(self._living())
+            return
+        raise AssertionError("no group, although all have said what they have")
 
     # -- What must hold -----------------------------------------------------------------------------------
 
     async def _pending(self) -> dict[str, tuple[str, int]]:
         found = await self.redis.xpending_range(self.partition.events, "delivery", "-", "+", 10_000)
         return {p["message_id"].decode(): (p["consumer"].decode(), p["times_delivered"]) for p in found}
+
+    async def _kept(self) -> dict[str, tuple[str, int]]:
+        """Entries that were in hand when the group was lost, by whom and under which count."""
+        found = await self.redis.hgetall(self.partition.holds)
+        pairs = {entry.decode(): value.decode().split("|") for entry, value in found.items() if b"|" in value}
+        return {entry: (holder, int(count)) for entry, (holder, count) in pairs.items()}
+
+    async def _living(self) -> set[str]:
+        found = await self.redis.hgetall(self.partition.workers)
+        return {name.decode() for name, beat in found.items() if int(beat.split(b"|")[0]) >= clock.now_ms()}
 
     @invariant()
     def history_and_records_agree(self) -> None:

@@ -241,37 +241,64 @@ async def test_a_group_destroyed_with_messages_in_hand(rig):
         assert await rig.tags(message) == ["MessageSubmitted", "DeliveryAttempted", "Delivered"]
 
 
-@pytest.mark.parametrize("call", ["commit", "release"])
-async def test_a_group_destroyed_and_read_again_before_an_answer_comes(rig, call):
-    """⚠ What is judged by a claim of the lost group is not dropped: the newer claim is ours, and nobody else looks."""
+async def test_a_group_destroyed_with_messages_in_several_hands(rig):
+    """⚠ Whatever living workers have in hand when the group goes reaches its recipient once."""
+    channels = [Recorder(), Recorder()]
+    for channel in channels:
+        channel.gate.clear()
+    async with rig.working(channels=[channels[0]]), rig.working(channels=[channels[1]]):
+        messages = await rig.submit(40)
+        await wait_until(lambda: sum(len(channel.seen) for channel in channels) == 40)
+        for partition in rig.keys.partitions:
+            await rig.redis.xgroup_destroy(partition.events, "delivery")
+        await wait_until(lambda: _read_again(rig))
+        # Found by those who wait for news: the claims are where they were.
+        more = await rig.submit(10)
+        for channel in channels:
+            channel.gate.set()
+        await rig.all_finished(messages + more)
+    assert all(channel.seen for channel in channels)
+    assert sorted(channels[0].seen + channels[1].seen) == sorted(messages + more)
+
+
+async def _read_again(rig) -> bool:
+    for partition in rig.keys.partitions:
+        groups = await rig.redis.xinfo_groups(partition.events)
+        if not groups or groups[0]["lag"] or await rig.redis.exists(partition.holds):
+            return False
+    return True
+
+
+async def test_a_group_destroyed_and_read_again_before_a_claim_is_handed_back(rig):
+    """⚠ What was handed back by a claim of the lost group is handed back again: the newer claim is nobody else's."""
     answers = [OwnSideAway("maintenance"), OwnSideAway("maintenance")]
-    channel = Recorder(lambda _: answers.pop() if call == "release" and answers else Accepted())
+    channel = Recorder(lambda _: answers.pop() if answers else Accepted())
     limits = msgspec.structs.replace(QUICK, claim_ttl=1000.0)
     async with rig.working(channels=[channel], limits=limits) as worker:
         log = worker.lanes[0].log
-        plain, ensure_group = getattr(log, call), log.ensure_group
+        release, ensure_group = log.release, log.ensure_group
         late: list[bool] = []
         decided = asyncio.Event()
 
-        async def made_later():
+        async def made_later(in_hand=()):
             await decided.wait()
-            return await ensure_group()
+            return await ensure_group(in_hand)
 
         async def answered_late(*args, **options):
             if late:
-                return await plain(*args, **options)
+                return await release(*args, **options)
             late.append(True)
             log.ensure_group = made_later
             await rig.redis.xgroup_destroy(log.partition.events, "delivery")
             judged = {entry: item.claim for entry, item in worker.lanes[0].items.items()}
-            reply = await plain(*args, **options)
+            reply = await release(*args, **options)
             decided.set()
             await wait_until(
                 lambda: all(item.claim is not judged[entry] for entry, item in worker.lanes[0].items.items())
             )
             return reply
 
-        setattr(log, call, answered_late)
+        log.release = answered_late
         messages = await rig.submit(2, partition=0)
         done = await rig.all_finished(messages)
         assert late
@@ -313,7 +340,8 @@ async def test_a_direct_outcome_while_in_hand_is_the_only_one(rig):
     """A direct call ends the cycle while a worker has the message: the worker's answer writes nothing."""
     from broker import clock
     from broker.events import envelope
-    from broker.events.delivery_log import DeliveryLog, Settlement
+    from broker.events.claims import Settlement
+    from broker.events.delivery_log import DeliveryLog
 
     channel = Recorder()
     channel.gate.clear()

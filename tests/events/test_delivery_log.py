@@ -9,8 +9,9 @@ from broker.domain import ids
 from broker.errors import Conflict
 from broker.events import envelope, types
 from broker.events.appender import Appender
+from broker.events.claims import Settlement
 from broker.events.connection import GroupMissing
-from broker.events.delivery_log import DeliveryLog, Settlement
+from broker.events.delivery_log import DeliveryLog
 from broker.events.open_messages import FinishedMessage, OpenMessage, look_up
 from broker.events.reopening import Asked, Reopening
 from support import log as logs
@@ -192,10 +193,62 @@ async def test_a_destroyed_group_comes_back_before_the_oldest_open_message(bench
     await bench.redis.xgroup_destroy(bench.partition.events, "delivery")
     with pytest.raises(GroupMissing):
         await one.read(10, bench.redis, block_ms=1)
-    assert await one.settle([settlement(second, "done")]) == [None]
+    with pytest.raises(GroupMissing):
+        await one.settle([settlement(second, "done")])
     assert await one.ensure_group()
+    assert await one.settle([settlement(second, "done")]) == [None]
     assert [task.open.message_id for task in await bench.tasks(one)] == [pending, unread]
     assert (await bench.tags(finished)).count("Delivered") == 1
+
+
+async def test_a_message_in_hand_stays_in_that_hand_when_the_group_is_lost(bench):
+    """⚠ A living worker goes on with what it has in hand: nobody else is given it, and its answer counts."""
+    one, two = await bench.worker("a"), await bench.worker("b")
+    ended, working, unread = await bench.submit(3)
+    tasks = await bench.tasks(one, 2)
+    await bench.redis.xgroup_destroy(bench.partition.events, "delivery")
+    with pytest.raises(GroupMissing):
+        await two.ensure_group()
+    with pytest.raises(GroupMissing):
+        await one.renew([task.claim for task in tasks], ALIVE_MS)
+    assert await one.ensure_group([task.claim for task in tasks])
+    assert await one.settle([settlement(tasks[0], "done")]) != [None]
+    assert [task.open.message_id for task in await bench.tasks(two)] == [unread]
+    assert await one.renew([tasks[1].claim], ALIVE_MS) == set()
+    assert await two.take_over(60_000, 10, suspect=True) == []
+    assert await one.settle([settlement(tasks[1], "done")]) != [None]
+    for message_id in (ended, working):
+        assert (await bench.tags(message_id)).count("Delivered") == 1
+
+
+async def test_what_the_dead_had_in_hand_when_the_group_was_lost_goes_to_others(bench):
+    """A worker that said what it has and died keeps nothing from anybody; one that died before is not waited for."""
+    one, two = await bench.worker("a"), await bench.worker("b")
+    [message] = await bench.submit()
+    [task] = await bench.tasks(one)
+    await bench.redis.xgroup_destroy(bench.partition.events, "delivery")
+    with pytest.raises(GroupMissing):
+        await one.ensure_group([task.claim])
+    await bench.die(one)
+    assert await two.ensure_group()
+    [again] = await bench.tasks(two)
+    assert again.open.message_id == message
+    assert await one.renew([task.claim], ALIVE_MS) == {task.claim.entry}
+    assert await one.settle([settlement(task, "done")]) == [None]
+    assert await two.settle([settlement(again, "done")]) != [None]
+
+
+async def test_what_is_handed_back_while_the_group_is_lost_is_anybodys(bench):
+    """A claim that was kept and handed back is given to whoever reads it again."""
+    one, two = await bench.worker("a"), await bench.worker("b")
+    [message] = await bench.submit()
+    [task] = await bench.tasks(one)
+    await bench.redis.xgroup_destroy(bench.partition.events, "delivery")
+    with pytest.raises(GroupMissing):
+        await two.ensure_group()
+    assert await one.ensure_group([task.claim])
+    assert await one.release([task.claim]) == 1
+    assert [again.open.message_id for again in await bench.tasks(two)] == [message]
 
 
 async def test_a_group_recreated_with_nothing_open_starts_at_the_tail(bench):

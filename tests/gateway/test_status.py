@@ -10,7 +10,8 @@ from broker import clock
 from broker.domain import ids
 from broker.embedded.mariadb import MariaDB
 from broker.events import envelope
-from broker.events.delivery_log import DeliveryLog, Settlement
+from broker.events.claims import Settlement
+from broker.events.delivery_log import DeliveryLog
 from broker.events.types import Delivered, DeliveryAttempted, Failed, MessageParked, RetryScheduled
 from broker.projections import schema
 from broker.projections.queries import Queries

@@ -9,7 +9,8 @@ import pytest
 from broker import clock
 from broker.domain import ids
 from broker.events import codec, envelope
-from broker.events.delivery_log import DeliveryLog, Settlement
+from broker.events.claims import Settlement
+from broker.events.delivery_log import DeliveryLog
 from broker.events.types import Delivered, MessageParked
 from support import log
 from support.calling import NUMBER, Caller

@@ -7,21 +7,19 @@ lost its claim writes nothing and a cycle ends once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from broker.domain import ids
 from broker.errors import UnknownEvent
 from broker.events import codec, types
+from broker.events.claims import Claim, Settlement, Task, packed_bytes, packed_settlement
 from broker.events.connection import BLOCK_MS, Redis, call
 from broker.events.keys import DELIVERY_GROUP, PartitionKeys
 from broker.events.log_identity import LogIdentity
 from broker.events.open_messages import (
     OUTCOME_TTL_MS,
-    OpenMessage,
-    Outcome,
-    outcome_record,
     parse_open,
 )
 from broker.events.positions import Position, at
@@ -39,64 +37,8 @@ _renew = Script("renew", allow_oom=True)
 _release = Script("release", allow_oom=True)
 _takeover = Script("takeover", allow_oom=True)
 
+HOLDS_TTL_MS = 3_600_000
 _HANDLED = frozenset({"MessageSubmitted", "DeliveryDue", "ResendRequested"})
-
-
-class Claim(msgspec.Struct, frozen=True):
-    """A pending entry that this consumer holds. `count` is its delivery count: the fence."""
-
-    stream: str
-    entry: str
-    """The entry's id in its stream."""
-    message_id: bytes
-    event: types.Event | None
-    """None for an entry that stands for no attempt; such entries are only acknowledged."""
-    count: int
-    crashes: int = 0
-
-    @property
-    def position(self) -> Position:
-        """Of the entry."""
-        return at(self.stream, self.entry)
-
-    @property
-    def cycle_and_attempt(self) -> tuple[int, int]:
-        """What the entry stands for: attempt numbers count from 1 within a cycle."""
-        if isinstance(self.event, types.DeliveryDue):
-            return self.event.cycle, self.event.attempt
-        return (self.event.cycle if isinstance(self.event, types.ResendRequested) else 1), 1
-
-
-class Task(msgspec.Struct, frozen=True):
-    """A claim that `open` bears out: one attempt to make."""
-
-    claim: Claim
-    open: OpenMessage
-    sealed: bytes | None
-    """The ciphertext; None where it is nowhere to be found any more."""
-
-    @property
-    def attempt(self) -> int:
-        """The number of this attempt in its cycle, from 1."""
-        return self.open.attempts + 1
-
-
-class Settlement(msgspec.Struct, frozen=True):
-    """How an attempt ended. `attempted` is None where nothing was tried."""
-
-    kind: Literal["done", "retry", "park", "drop"]
-    message_id: bytes
-    client_id: str
-    cycle: int
-    attempt: int
-    envelope: bytes = b""
-    claim: Claim | None = None
-    """None for a direct call, which is fenced by `open` alone; `attempt` then counts those made so far."""
-    attempted: types.DeliveryAttempted | None = None
-    event: types.Event | None = None
-    outcome: Outcome | None = None
-    at_ms: int = 0
-    delay_ms: int = 0
 
 
 class DeliveryLog:
@@ -115,12 +57,20 @@ class DeliveryLog:
         self._redis = redis
         self._group = group
         self._incarnation = identity.incarnations[partition.stream]
+        self._hand_keys = [partition.meta, partition.events, partition.workers, partition.holds]
 
-    async def ensure_group(self) -> bool:
-        """Create the group where it is missing, just before the oldest open message. True if it was."""
+    async def ensure_group(self, in_hand: Sequence[Claim] = ()) -> bool:
+        """Create the group where it is missing, just before the oldest open message. True if it was.
+
+        `in_hand`: claims from before it was destroyed, which stay this consumer's. Raises GroupMissing while
+        a living worker has not said yet what it has in hand.
+        """
         keys = self.partition
+        args: list[Arg] = [self._incarnation, self._group, self.consumer, HOLDS_TTL_MS]
         created = await _group(
-            self._redis, [keys.meta, keys.events, keys.open, keys.age], [self._incarnation, self._group]
+            self._redis,
+            [keys.meta, keys.events, keys.open, keys.age, keys.workers, keys.holds],
+            args + _claim_args(in_hand),
         )
         return bool(created)
 
@@ -145,10 +95,14 @@ class DeliveryLog:
         """The claims that stand for an attempt to make now; all others are acknowledged."""
         others = [claim.entry for claim in claims if claim.event is None]
         candidates = [claim for claim in claims if claim.event is not None]
-        named = [(claim.entry, _raw(claim.message_id), *claim.cycle_and_attempt) for claim in candidates]
-        args: list[Arg] = [self._incarnation, self._group, _pack(others), _pack(named)]
+        named = [
+            (claim.entry, packed_bytes(claim.message_id), *claim.cycle_and_attempt) for claim in candidates
+        ]
+        args: list[Arg] = [self._incarnation, self._group, self.consumer, _pack(others), _pack(named)]
         keys = self.partition
-        replies = await _admit(self._redis, [keys.meta, keys.events, keys.open, keys.bodies], args)
+        replies = await _admit(
+            self._redis, [keys.meta, keys.events, keys.open, keys.bodies, keys.workers, keys.holds], args
+        )
         return [
             self._task(claim, *reply)
             for claim, reply in zip(candidates, replies, strict=True)
@@ -165,21 +119,23 @@ class DeliveryLog:
         done_keys = sorted(
             {self.partition.done(ids.created_ms(s.message_id)) for s in settlements if s.kind == "done"}
         )
-        items = [_settle_item(item, self.partition, done_keys) for item in settlements]
+        items = [packed_settlement(item, self.partition, done_keys) for item in settlements]
         args: list[Arg] = [self._incarnation, self._group, self.consumer, OUTCOME_TTL_MS, _pack(items)]
         keys = self.partition
         replies: list[bytes | None] = await _settle(
             self._redis,
-            [keys.meta, keys.events, keys.open, keys.age, keys.due, keys.bodies, *done_keys],
+            [keys.meta, keys.events, keys.open, keys.age, keys.due, keys.bodies, keys.holds, *done_keys],
             args,
         )
         return replies
 
     async def renew(self, claims: Sequence[Claim], alive_ms: int) -> set[str]:
-        """Heartbeat, and keep `claims` from growing idle. Gives the entry ids of those that were lost."""
-        keys = self.partition
+        """Heartbeat, and keep `claims` from growing idle. Gives the entry ids of those that were lost.
+
+        Raises GroupMissing, the heartbeat having been written.
+        """
         args: list[Arg] = [self._incarnation, self._group, self.consumer, alive_ms]
-        lost = await _renew(self._redis, [keys.meta, keys.events, keys.workers], args + _claim_args(claims))
+        lost = await _renew(self._redis, self._hand_keys, args + _claim_args(claims))
         return {entry.decode() for entry in lost}
 
     async def release(self, claims: Sequence[Claim], *, leaving: bool = False, shelf: str = "") -> int:
@@ -187,11 +143,8 @@ class DeliveryLog:
 
         `shelf`: what they wait for; takers who wait for it too leave them.
         """
-        keys = self.partition
         args: list[Arg] = [self._incarnation, self._group, self.consumer, "1" if leaving else "0", shelf]
-        return int(
-            await _release(self._redis, [keys.meta, keys.events, keys.workers], args + _claim_args(claims))
-        )
+        return int(await _release(self._redis, self._hand_keys, args + _claim_args(claims)))
 
     async def take_over(
         self, idle_ms: int, count: int, *, suspect: bool, abandoned: bool = True, leave: Sequence[str] = ()
@@ -266,47 +219,8 @@ class DeliveryLog:
         return Task(claim, opened, sealed)
 
 
-def _raw(value: bytes) -> msgspec.Raw:
-    """Bytes as msgpack's string type: Redis' own msgpack reads no binaries."""
-    size = len(value)
-    if size < 32:
-        return msgspec.Raw((0xA0 | size).to_bytes(1, "big") + value)
-    if size < 256:
-        return msgspec.Raw(b"\xd9" + size.to_bytes(1, "big") + value)
-    if size < 65536:
-        return msgspec.Raw(b"\xda" + size.to_bytes(2, "big") + value)
-    return msgspec.Raw(b"\xdb" + size.to_bytes(4, "big") + value)
-
-
 def _claim_args(claims: Sequence[Claim]) -> list[Arg]:
     args: list[Arg] = []
     for claim in claims:
         args += (claim.entry, claim.count)
     return args
-
-
-def _settle_item(item: Settlement, partition: PartitionKeys, done_keys: list[str]) -> tuple[Any, ...]:
-    claim, index, record = item.claim, 0, ""
-    if item.kind == "done":
-        if item.outcome is None:
-            raise UnknownEvent("A cycle ends with an outcome.")
-        index = 1 + done_keys.index(partition.done(ids.created_ms(item.message_id)))
-        # A claim names the attempt it stands for, a direct call those made before it.
-        made = item.attempt - 1 if claim is not None else item.attempt
-        attempts = made if item.attempted is None else made + 1
-        record = outcome_record(item.outcome, item.cycle, attempts, item.at_ms, item.client_id)
-    return (
-        claim.entry if claim else "",
-        claim.count if claim else 0,
-        _raw(item.message_id),
-        item.cycle,
-        item.attempt,
-        item.kind,
-        item.delay_ms,
-        index,
-        record,
-        _raw(item.envelope),
-        _raw(codec.encode(item.attempted)) if item.attempted else "",
-        codec.tag_of(item.event) if item.event else "",
-        _raw(codec.encode(item.event)) if item.event else "",
-    )

@@ -53,6 +53,11 @@ class PartitionKeys(StreamKeys):
         """Hash: message id → data of the event that holds the ciphertext, of messages moved aside."""
         self.workers = f"{self.base}:workers"
         """Hash: consumer → milliseconds until which it counts as alive, `|`, for how long it said so."""
+        self.holds = f"{self.base}:holds"
+        """Hash with expiry: entry id → consumer, `|`, delivery count of what was in hand when the group was lost.
+
+        `w:` and a consumer: it has said so.
+        """
 
     def idempotency(self, key_hash: bytes) -> str:
         """String with expiry: what was answered for an idempotency key."""

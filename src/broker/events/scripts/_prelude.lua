@@ -62,11 +62,27 @@ local function format_open(open)
   }, '|')
 end
 
--- The claim that the caller says it holds: pending, for this consumer, with this delivery count. With the group
--- destroyed XPENDING is an error, and every claim is lost.
-local function holds_claim(events, group, consumer, entry, count)
+-- How `consumer` holds the claim that it says it holds: 'pending' for it with this delivery count, 'kept' where it had it
+-- in hand when the group was lost (`holds`) and no other has been given it since, nil where it does not. With the group
+-- destroyed XPENDING is an error.
+local function claim_held(events, group, holds, consumer, entry, count)
   local pending = redis.pcall('XPENDING', events, group, entry, entry, 1, consumer)
-  return not pending.err and pending[1] ~= nil and pending[1][4] == tonumber(count)
+  if not pending.err and pending[1] then
+    return pending[1][4] == tonumber(count) and 'pending' or nil
+  end
+  return redis.call('HGET', holds, entry) == consumer .. '|' .. count and 'kept' or nil
+end
+
+-- Milliseconds until which a worker counts as alive, 0 if it never said so. One that would live longer than it can have
+-- said spoke before the clock went back: it has one more heartbeat's time to speak again.
+local function alive_until(workers, name, now)
+  local upto, ttl = string.match(redis.call('HGET', workers, name) or '', '^(%d+)|?(%d*)$')
+  if not upto then return 0 end
+  if ttl ~= '' and tonumber(upto) > now + tonumber(ttl) then
+    upto = int(now + tonumber(ttl))
+    redis.call('HSET', workers, name, upto .. '|' .. ttl)
+  end
+  return tonumber(upto)
 end
 
 local function field(entry, name)

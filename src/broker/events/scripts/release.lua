@@ -1,6 +1,6 @@
 -- Hand claims back, so that another worker takes them over at once and without counting a crash.
 --
--- KEYS  1 meta, 2 events, 3 workers
+-- KEYS  1 meta, 2 events, 3 workers, 4 holds
 -- ARGV  1 incarnation, 2 group, 3 consumer, 4 '1' if the consumer goes away, 5 the shelf, then per claim: entry id,
 --       delivery count
 -- Reply how many were handed back. The consumer `-` stands for nobody, `-` and a name for a shelf: claims that wait for
@@ -11,8 +11,11 @@ if refused then return refused end
 local group, consumer = ARGV[2], ARGV[3]
 local released = 0
 for i = 6, #ARGV, 2 do
-  if holds_claim(KEYS[2], group, consumer, ARGV[i], ARGV[i + 1]) then
-    redis.call('XCLAIM', KEYS[2], group, '-' .. ARGV[5], 0, ARGV[i], 'JUSTID')
+  local held = claim_held(KEYS[2], group, KEYS[4], consumer, ARGV[i], ARGV[i + 1])
+  if held then
+    -- Kept only: whoever reads it again has it then.
+    if held == 'pending' then redis.call('XCLAIM', KEYS[2], group, '-' .. ARGV[5], 0, ARGV[i], 'JUSTID') end
+    redis.call('HDEL', KEYS[4], ARGV[i])
     released = released + 1
   end
 end

@@ -1,12 +1,13 @@
 -- End attempts: the fenced script. What the claim or `open` does not bear out writes nothing.
 --
--- KEYS  1 meta, 2 events, 3 open, 4 age, 5 due, 6 bodies, 7… outcome hashes (`done`)
+-- KEYS  1 meta, 2 events, 3 open, 4 age, 5 due, 6 bodies, 7 holds, 8… outcome hashes (`done`)
 -- ARGV  1 incarnation, 2 group, 3 consumer, 4 outcome hashes' expiry (ms), 5 the items (msgpack), each an array of
 --       entry id ('' for a direct call without a claim), delivery count, message id, cycle, attempt, kind,
 --       delay (ms, kind retry), index of its outcome hash, its outcome record, envelope, data of DeliveryAttempted
 --       ('' if none), tag and data of the event that follows ('' if none)
 -- Kinds done (the cycle ends), retry (schedules the next attempt), park (set aside), drop (only acknowledge).
--- Reply per item: the stream id of its last event, '' for a drop, false where the claim was lost or `open` disagrees.
+-- Reply per item: the stream id of its last event, '' for a drop, false where the claim was lost or `open` disagrees; an
+--       error NOGROUP when there are claims and the group was destroyed, nothing being written.
 local refused = check_incarnation()
 if refused then return refused end
 
@@ -20,19 +21,27 @@ local ids = {}
 for i, item in ipairs(items) do ids[i] = item[3] end
 local records = hash_values(KEYS[3], ids)
 
+-- Without its group nobody knows what was lost: the caller makes it again first, and keeps what it has in hand.
+local claimed = false
+for _, item in ipairs(items) do claimed = claimed or item[1] ~= '' end
+if claimed then
+  local found = redis.pcall('XPENDING', events, group)
+  if found.err then return found end
+end
+
 -- This consumer's claims, read at once where there are many items: entry id → delivery count.
-local counts, complete = {}, false
+local counts, complete, kept = {}, false, redis.call('EXISTS', KEYS[7]) == 1
 if #items >= 8 then
   local most = 2 * #items + 100
-  local pending = redis.pcall('XPENDING', events, group, '-', '+', most, consumer)
-  complete = pending.err ~= nil or #pending < most
+  local pending = claimed and redis.call('XPENDING', events, group, '-', '+', most, consumer) or {}
+  complete = #pending < most
   for _, claim in ipairs(pending) do counts[claim[1]] = claim[4] end
 end
 
 local function holds(entry, count)
   local known = counts[entry]
   if known then return known == count end
-  return not complete and holds_claim(events, group, consumer, entry, count)
+  return (kept or not complete) and claim_held(events, group, KEYS[7], consumer, entry, count)
 end
 
 local function schedule(open, id, delay, last)
@@ -82,7 +91,7 @@ local function settle(item)
   if kind == 'done' then
     records[id] = false
     ended[#ended + 1] = id
-    local done = KEYS[6 + item[8]]
+    local done = KEYS[7 + item[8]]
     local pairs_of = outcomes[done] or {}
     outcomes[done] = pairs_of
     pairs_of[#pairs_of + 1] = id
@@ -118,6 +127,9 @@ for done, values in pairs(outcomes) do
   in_chunks(values, function(...) redis.call('HSET', done, ...) end)
   redis.call('PEXPIRE', done, ARGV[4])
 end
-in_chunks(acknowledge, function(...) redis.call('XACK', events, group, ...) end)
+in_chunks(acknowledge, function(...)
+  redis.call('XACK', events, group, ...)
+  if kept then redis.call('HDEL', KEYS[7], ...) end
+end)
 if failure then return redis.error_reply('ERR settle: ' .. tostring(type(failure) == 'table' and failure.err or failure)) end
 return reply

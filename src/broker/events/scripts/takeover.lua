@@ -57,18 +57,6 @@ local function take(entry, count, died)
   room = room - 1
 end
 
--- Milliseconds until which a worker counts as alive, 0 if it never said so. One that would live longer than it can have
--- said spoke before the clock went back: it has one more heartbeat's time to speak again.
-local function alive_until(name)
-  local upto, ttl = string.match(redis.call('HGET', KEYS[4], name) or '', '^(%d+)|?(%d*)$')
-  if not upto then return 0 end
-  if ttl ~= '' and tonumber(upto) > now + tonumber(ttl) then
-    upto = int(now + tonumber(ttl))
-    redis.call('HSET', KEYS[4], name, upto .. '|' .. ttl)
-  end
-  return tonumber(upto)
-end
-
 local function forget(name, pending)
   if pending > 0 then return end
   if name ~= '-' then redis.call('XGROUP', 'DELCONSUMER', events, group, name) end
@@ -80,7 +68,7 @@ for _, info in ipairs(consumers) do
   local name, pending = field(info, 'name'), field(info, 'pending')
   local nobody = string.sub(name, 1, 1) == '-'
   known[name] = true
-  if not nobody and (name == me or alive_until(name) >= now) then
+  if not nobody and (name == me or alive_until(KEYS[4], name, now) >= now) then
     if pending > 0 then living[#living + 1] = name end
   elseif (nobody or abandoned) and not left[name] then
     forget(name, pending)
@@ -105,7 +93,7 @@ if abandoned then
   -- A destroyed group takes its consumers along, but not what they said.
   if redis.call('HLEN', KEYS[4]) > #consumers then
     for _, name in ipairs(redis.call('HKEYS', KEYS[4])) do
-      if not known[name] and name ~= me and alive_until(name) < now then redis.call('HDEL', KEYS[4], name) end
+      if not known[name] and name ~= me and alive_until(KEYS[4], name, now) < now then redis.call('HDEL', KEYS[4], name) end
     end
   end
 end

@@ -9,7 +9,7 @@ from functools import partial
 
 import msgspec
 
-from broker.events.delivery_log import Claim, Settlement
+from broker.events.claims import Claim, Settlement
 from broker.services.delivery.hand import Item, Lane
 from broker.services.delivery.patience import Patience
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from broker.domain.message import Decision
-from broker.events.delivery_log import Claim, DeliveryLog, Task
+from broker.events.claims import Claim, Task
+from broker.events.delivery_log import DeliveryLog
 from broker.services.delivery.channels.base import Delivery
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from broker import telemetry
 from broker.domain import ids, message
 from broker.domain.message import Answer, Decision, End, OwnSideAway, Park, Retry
 from broker.domain.retry import RetryPolicy
-from broker.events.delivery_log import Claim
+from broker.events.claims import Claim
 from broker.services.delivery import metrics, settlements
 from broker.services.delivery.channels.base import Channel, Delivery
 from broker.services.delivery.gates import Gates

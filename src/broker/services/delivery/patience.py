@@ -14,6 +14,7 @@ from broker.services.delivery.hand import Lane
 
 T = TypeVar("T")
 CEILING = 2.0
+GROUP_LOOK = 0.05
 
 log = telemetry.get_logger(__name__)
 
@@ -56,9 +57,18 @@ class Patience:
             try:
                 return await call()
             except GroupMissing:
-                if await lane.log.ensure_group():
-                    metrics.groups_recreated().inc()
-                    log.warning("delivery_group_recreated", partition=lane.name)
+                await self._make_group(lane)
+
+    async def _make_group(self, lane: Lane) -> None:
+        try:
+            made = await lane.log.ensure_group([item.claim for item in lane.items.values()])
+        except GroupMissing:
+            # Another worker has yet to say what it has in hand; it looks at each of its heartbeats.
+            await asyncio.sleep(GROUP_LOOK)
+            return
+        if made:
+            metrics.groups_recreated().inc()
+            log.warning("delivery_group_recreated", partition=lane.name)
 
     def _failed(self, name: str, kind: str, reason: str) -> None:
         self._away[name] = reason

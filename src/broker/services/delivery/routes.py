@@ -8,7 +8,7 @@ from broker.domain import ids
 from broker.domain.clients import ClientEntry
 from broker.domain.message import Answer, Erased, NeedsPerson, OwnSideAway
 from broker.errors import KeyErased, KeyUnavailable, Undecryptable
-from broker.events.delivery_log import Task
+from broker.events.claims import Task
 from broker.events.sealing import Plain
 from broker.services.delivery.channels.base import Delivery
 

@@ -8,7 +8,7 @@ from broker import clock
 from broker.domain import message
 from broker.domain.message import Accepted, Answer, Decision, End, Failed, Hold, Park, Refused, Retry
 from broker.events import envelope, types
-from broker.events.delivery_log import Claim, Settlement, Task
+from broker.events.claims import Claim, Settlement, Task
 from broker.events.types import DeliveryAttempted
 
 MAX_ERROR = 500

@@ -11,8 +11,9 @@ from broker.domain import ids, retry
 from broker.domain.retry import RetryPolicy
 from broker.errors import Conflict, LogUnavailable, NotFound
 from broker.events import envelope, open_messages, types
+from broker.events.claims import Settlement
 from broker.events.connection import Redis
-from broker.events.delivery_log import DeliveryLog, Settlement
+from broker.events.delivery_log import DeliveryLog
 from broker.events.keys import LogKeys
 from broker.events.log_identity import LogIdentity
 from broker.events.open_messages import FinishedMessage, OpenMessage
