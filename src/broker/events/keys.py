@@ -54,7 +54,7 @@ class PartitionKeys(StreamKeys):
         self.workers = f"{self.base}:workers"
         """Hash: consumer → milliseconds until which it counts as alive, `|`, for how long it said so."""
         self.holds = f"{self.base}:holds"
-        """Hash with expiry: entry id → consumer, `|`, delivery count of what was in hand when the group was lost.
+        """Hash with expiry: entry id → consumer, `|`, delivery count; what was in hand when the group went.
 
         `w:` and a consumer: it has said so.
         """
