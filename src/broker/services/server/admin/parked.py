@@ -12,14 +12,14 @@ from starlette.routing import Route
 from broker import clock
 from broker.projections import listing, mending
 from broker.projections.listing import Filter
+from broker.projections.showing import Showing, place
 from broker.services.server.admin import resend_wire as wire
 from broker.services.server.admin.parts import Parts
 from broker.services.server.admin.resend import FILTERS, Bulk, asked, content
 from broker.services.server.admin.resend_hand import Hand
 from broker.services.server.reading.messages import PER_PAGE
-from broker.services.server.reading.parameters import Query
-from broker.services.server.reading.showing import Showing, place
 from broker.web import body
+from broker.web.parameters import Query
 
 _PARAMETERS: Final = (*FILTERS, "parked_reason", "page", "per_page", "cursor")
 

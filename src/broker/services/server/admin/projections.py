@@ -18,9 +18,9 @@ from broker.projections.checkpoints import Checkpoint
 from broker.projections.lag import Lag
 from broker.services.server.admin import statuses
 from broker.services.server.admin.parts import Parts
-from broker.services.server.reading.parameters import Query
 from broker.web import body
 from broker.web.openapi import Operation
+from broker.web.parameters import Query
 
 State = Literal["running", "waiting", "stopped", "refused"]
 # What is worse is said of the whole.

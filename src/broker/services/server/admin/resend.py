@@ -16,14 +16,14 @@ from broker.errors import ValidationError
 from broker.events.reopening import Asked
 from broker.projections import listing
 from broker.projections.listing import Cursor, Filter
+from broker.projections.showing import Showing
 from broker.services.server import visibility
 from broker.services.server.admin import resend_wire as wire
 from broker.services.server.admin.parts import Parts
 from broker.services.server.admin.resend_hand import Done, Hand, Left, Result
 from broker.services.server.bearer import Caller
-from broker.services.server.reading.parameters import Query
-from broker.services.server.reading.showing import Showing
 from broker.web import body, problems
+from broker.web.parameters import Query
 
 MAX_BYTES: Final = 128 * 1024
 PROJECTION: Final = "messages"

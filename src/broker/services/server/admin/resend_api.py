@@ -7,8 +7,8 @@ from typing import Final
 from broker.services.server.admin import resend_wire as wire
 from broker.services.server.admin import statuses
 from broker.services.server.reading.api import LISTED
-from broker.services.server.reading.parameters import MAX_LENGTH, parameter
 from broker.web.openapi import Operation, path_parameter
+from broker.web.parameters import MAX_LENGTH, parameter
 
 # What cannot be done to one of many messages is told of it and is no error of the whole.
 _BULK: Final = tuple(status for status in statuses.WRITE if status != 409)

@@ -6,8 +6,8 @@ from typing import Final
 
 from broker.projections import auditing, listing
 from broker.services.server.reading import audit, messages, stats, wire
-from broker.services.server.reading.parameters import MAX_LENGTH, parameter
 from broker.web.openapi import Operation, path_parameter
+from broker.web.parameters import MAX_LENGTH, parameter
 
 _DATES: Final = [
     parameter("from_date", "A day (`2026-01-31`, from its first moment) or a time (RFC 3339)."),

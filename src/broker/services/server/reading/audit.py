@@ -12,7 +12,7 @@ from broker.projections import auditing
 from broker.services.server.bearer import Bearer
 from broker.services.server.reading import wire
 from broker.services.server.reading.models import Models
-from broker.services.server.reading.parameters import Query
+from broker.web.parameters import Query
 
 LIMIT: Final = 100
 FILTERS: Final = (

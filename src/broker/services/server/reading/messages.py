@@ -22,11 +22,11 @@ from broker.events.types import BodyRead
 from broker.projections import listing, timeline
 from broker.projections.listing import Listed
 from broker.projections.queries import MessageRow
+from broker.projections.showing import Showing, fields, place
 from broker.services.server.bearer import Bearer, Caller
 from broker.services.server.reading import wire
 from broker.services.server.reading.models import Models
-from broker.services.server.reading.parameters import Query
-from broker.services.server.reading.showing import Showing, fields, place
+from broker.web.parameters import Query
 from broker.web.problems import Problem
 
 PER_PAGE: Final = 50

@@ -17,7 +17,7 @@ from broker.projections import overview
 from broker.services.server.bearer import Bearer
 from broker.services.server.reading import wire
 from broker.services.server.reading.models import Models
-from broker.services.server.reading.parameters import Query
+from broker.web.parameters import Query
 
 PERIODS: Final[tuple[str, ...]] = get_args(overview.Period)
 

@@ -12,7 +12,6 @@ from broker.events.exported import ExportedLine
 from broker.projections.overview import Delivery, Period
 
 Status = Literal["queued", "delivered", "failed"]
-ENCRYPTED = "[encrypted]"
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from broker import clock
 from broker.domain import ids, submission
@@ -12,11 +12,24 @@ from broker.events.sealing import Plain, Sealer
 from broker.events.trust import Trust
 from broker.projections import listing
 from broker.projections.listing import Cursor, Filter, Listed
-from broker.services.server.reading import wire
-from broker.services.server.reading.parameters import Query
 
 _MASKED_FROM, _MASKED_TO = 3, 2
 _TIMES: Final = ("queued_at", "delivered_at", "failed_at", "next_attempt_at")
+ENCRYPTED: Final = "[encrypted]"
+
+
+class Asked(Protocol):
+    """What was asked for, by parameters' names; each method raises ValidationError."""
+
+    def text(self, name: str) -> str | None: ...
+
+    def client(self, name: str = "client_id") -> str | None: ...
+
+    def number(self, name: str, default: int, *, least: int = 1, most: int) -> int: ...
+
+    def since(self, name: str) -> int | None: ...
+
+    def until(self, name: str) -> int | None: ...
 
 
 class Showing:
@@ -26,7 +39,7 @@ class Showing:
         self._sealer = sealer
         self._trust = trust
 
-    def filtered(self, query: Query, clients: tuple[str, ...] | None) -> Filter:
+    def filtered(self, query: Asked, clients: tuple[str, ...] | None) -> Filter:
         """What `client_id`, `from_date`, `to_date` and `search` ask for, among the messages of `clients`."""
         if (chosen := query.client()) is not None:
             # Another's client has no messages for this reader.
@@ -40,8 +53,8 @@ class Showing:
         )
 
     def message(self, listed: Listed, sealed: bytes) -> dict[str, Any]:
-        """The fields of a `wire.Message`, its number masked and its body not shown."""
-        return fields(listed, self._number(listed, sealed), wire.ENCRYPTED)
+        """The fields of a message as it is listed, its number masked and its body not shown."""
+        return fields(listed, self._number(listed, sealed), ENCRYPTED)
 
     def _hashes(self, number: str | None, clients: Iterable[str] | None) -> tuple[bytes, ...] | None:
         """The number under every key of the clients concerned.
@@ -80,14 +93,14 @@ def masked(number: str) -> str:
 
 
 def fields(listed: Listed, number: str, body: str) -> dict[str, Any]:
-    """The fields of a `wire.Message`."""
+    """The fields of a message as it is listed."""
     found = {name: getattr(listed, name) for name in Listed.__struct_fields__}
     for name in _TIMES:
         found[name] = None if found[name] is None else clock.iso(found[name])
     return found | {"sender_number": number, "message_body": body}
 
 
-def place(query: Query) -> int | Cursor:
+def place(query: Asked) -> int | Cursor:
     """Where the page begins: `page` or `cursor`, not both. Raises ValidationError."""
     cursor = query.text("cursor")
     if cursor is None:
