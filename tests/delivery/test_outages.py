@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 
 import msgspec
@@ -11,7 +10,9 @@ import structlog.testing
 
 from broker import clock, lifecycle
 from broker.domain.message import Accepted, OwnSideAway
-from broker.events import connection, types
+from broker.events import connection, envelope, types
+from broker.events.claims import Settlement
+from broker.events.delivery_log import DeliveryLog
 from broker.events.open_messages import FinishedMessage
 from broker.services.delivery import metrics
 from broker.services.delivery.patience import CEILING
@@ -124,8 +125,8 @@ async def test_waiting_for_redis_costs_little(own_rig, own_valkey, monkeypatch):
     async with own_rig.working() as worker:
         await wait_until(lambda: all(lane.steady_since is not None for lane in worker.lanes))
         await own_valkey.stop()
-        # Two partitions with four loops each, all of them at the ceiling.
-        loops = 8
+        # Two partitions with up to five loops each, all of them at the ceiling.
+        loops = 10
         await wait_until(lambda: sum(one >= CEILING / 2 for one in waits) > 2 * loops)
         # From 50 ms on each doubles: six shorter waits are enough to get there.
         assert sum(one < CEILING / 2 for one in waits) <= 6 * loops
@@ -204,108 +205,6 @@ async def test_a_cut_network_heals(proxied):
         await rig.all_finished(second)
 
 
-async def test_a_destroyed_group_delivers_nothing_again(rig):
-    """XGROUP DESTROY: open messages are read again, finished ones are not delivered again."""
-    channel = Recorder()
-    async with rig.working(channels=[channel]):
-        finished = await rig.submit(50)
-        await rig.all_finished(finished)
-        for partition in rig.keys.partitions:
-            await rig.redis.xgroup_destroy(partition.events, "delivery")
-        more = await rig.submit(50)
-        await rig.all_finished(more)
-        await wait_until(lambda: _read_all(rig))
-    assert sorted(channel.seen) == sorted(finished + more)
-
-
-async def _read_all(rig) -> bool:
-    for partition in rig.keys.partitions:
-        groups = await rig.redis.xinfo_groups(partition.events)
-        if not groups or groups[0]["lag"] or groups[0]["pending"]:
-            return False
-    return True
-
-
-async def test_a_group_destroyed_with_messages_in_hand(rig):
-    """Attempts in hand when the group goes have one outcome in the end, and numbered attempts."""
-    channel = Recorder()
-    channel.gate.clear()
-    async with rig.working(channels=[channel]):
-        messages = await rig.submit(10)
-        await wait_until(lambda: len(channel.seen) >= 10)
-        for partition in rig.keys.partitions:
-            await rig.redis.xgroup_destroy(partition.events, "delivery")
-        channel.gate.set()
-        await rig.all_finished(messages)
-    for message in messages:
-        assert await rig.tags(message) == ["MessageSubmitted", "DeliveryAttempted", "Delivered"]
-
-
-async def test_a_group_destroyed_with_messages_in_several_hands(rig):
-    """⚠ Whatever living workers have in hand when the group goes reaches its recipient once."""
-    channels = [Recorder(), Recorder()]
-    for channel in channels:
-        channel.gate.clear()
-    async with rig.working(channels=[channels[0]]), rig.working(channels=[channels[1]]):
-        messages = await rig.submit(40)
-        await wait_until(lambda: sum(len(channel.seen) for channel in channels) == 40)
-        for partition in rig.keys.partitions:
-            await rig.redis.xgroup_destroy(partition.events, "delivery")
-        await wait_until(lambda: _read_again(rig))
-        # Found by those who wait for news: the claims are where they were.
-        more = await rig.submit(10)
-        for channel in channels:
-            channel.gate.set()
-        await rig.all_finished(messages + more)
-    assert all(channel.seen for channel in channels)
-    assert sorted(channels[0].seen + channels[1].seen) == sorted(messages + more)
-
-
-async def _read_again(rig) -> bool:
-    for partition in rig.keys.partitions:
-        groups = await rig.redis.xinfo_groups(partition.events)
-        if not groups or groups[0]["lag"] or await rig.redis.exists(partition.holds):
-            return False
-    return True
-
-
-async def test_a_group_destroyed_and_read_again_before_a_claim_is_handed_back(rig):
-    """⚠ What was handed back by a claim of the lost group is handed back again: the newer claim is nobody else's."""
-    answers = [OwnSideAway("maintenance"), OwnSideAway("maintenance")]
-    channel = Recorder(lambda _: answers.pop() if answers else Accepted())
-    limits = msgspec.structs.replace(QUICK, claim_ttl=1000.0)
-    async with rig.working(channels=[channel], limits=limits) as worker:
-        log = worker.lanes[0].log
-        release, ensure_group = log.release, log.ensure_group
-        late: list[bool] = []
-        decided = asyncio.Event()
-
-        async def made_later(in_hand=()):
-            await decided.wait()
-            return await ensure_group(in_hand)
-
-        async def answered_late(*args, **options):
-            if late:
-                return await release(*args, **options)
-            late.append(True)
-            log.ensure_group = made_later
-            await rig.redis.xgroup_destroy(log.partition.events, "delivery")
-            judged = {entry: item.claim for entry, item in worker.lanes[0].items.items()}
-            reply = await release(*args, **options)
-            decided.set()
-            await wait_until(
-                lambda: all(item.claim is not judged[entry] for entry, item in worker.lanes[0].items.items())
-            )
-            return reply
-
-        log.release = answered_late
-        messages = await rig.submit(2, partition=0)
-        done = await rig.all_finished(messages)
-        assert late
-        await wait_until(lambda: _read_all(rig))
-    assert {(one.outcome, one.attempts) for one in done} == {("delivered", 1)}
-
-
 async def test_our_own_side_away_fails_no_message(rig):
     """⚠ Two minutes of maintenance on our side consume no attempt: messages wait and are then delivered at once."""
     away = True
@@ -338,11 +237,6 @@ async def test_held_messages_are_handed_back_on_stop(rig):
 
 async def test_a_direct_outcome_while_in_hand_is_the_only_one(rig):
     """A direct call ends the cycle while a worker has the message: the worker's answer writes nothing."""
-    from broker import clock
-    from broker.events import envelope
-    from broker.events.claims import Settlement
-    from broker.events.delivery_log import DeliveryLog
-
     channel = Recorder()
     channel.gate.clear()
     before = metrics.lost_claims()._value.get()

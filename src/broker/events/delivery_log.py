@@ -36,6 +36,7 @@ _pump = Script("pump", allow_oom=True)
 _renew = Script("renew", allow_oom=True)
 _release = Script("release", allow_oom=True)
 _takeover = Script("takeover", allow_oom=True)
+_sweep = Script("sweep", allow_oom=True)
 
 HOLDS_TTL_MS = 3_600_000
 _HANDLED = frozenset({"MessageSubmitted", "DeliveryDue", "ResendRequested"})
@@ -173,6 +174,23 @@ class DeliveryLog:
             (entry, delivered, crashes, dict(zip(fields[::2], fields[1::2], strict=True)))
             for entry, delivered, crashes, fields in replies
         )
+
+    async def sweep(self, count: int = 200) -> tuple[int, int]:
+        """Hand out open messages that nobody would come upon, such as those an XGROUP SETID went past.
+
+        How many there were, and how many the stream has no entry of any more. Raises GroupMissing.
+        """
+        keys = self.partition
+        cursor, handed_out, gone = b"0", 0, 0
+        while True:
+            args: list[Arg] = [self._incarnation, self._group, cursor, count]
+            cursor, found, missing = await _sweep(
+                self._redis, [keys.meta, keys.events, keys.open, keys.holds], args
+            )
+            handed_out += found
+            gone += missing
+            if cursor == b"0":
+                return handed_out, gone
 
     async def pump(self, count: int = 500) -> tuple[int, int | None]:
         """Turn due retries into events: how many, and milliseconds until the next (None: none waits)."""

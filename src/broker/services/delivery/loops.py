@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
-from broker import clock, lifecycle
+from broker import clock, lifecycle, telemetry
 from broker.events.connection import BLOCK_MS, Redis
 from broker.services.delivery import metrics
 from broker.services.delivery.hand import Capacity, Lane
 from broker.services.delivery.handler import Handler
 from broker.services.delivery.patience import Patience
 
+log = telemetry.get_logger(__name__)
+
 BATCH = 500
 TAKEOVER_EVERY = 1.0
 LOOK_EVERY = 0.05
 COUNT_DUE_EVERY = 5.0
+# In times after which an idle claim is taken over.
+SWEEP_EVERY = 2
 
 
 class Loops:
@@ -161,3 +165,15 @@ class Loops:
             if appended < BATCH:
                 seconds = 1.0 if wait is None else min(1.0, wait / 1000)
                 await lifecycle.wait_for(lane.retry_scheduled, seconds)
+
+    async def sweep(self, stop: asyncio.Event) -> None:
+        """Find open messages that are out of reach, now and then until `stop`; several workers may."""
+        lane = self._lane
+        while not await lifecycle.sleep_or_stop(SWEEP_EVERY * self._claim_ttl, stop):
+            (handed_out, gone), _ = await self._patience.insist(lane, "sweep", lane.log.sweep)
+            metrics.unreachable().inc(handed_out)
+            metrics.entries_gone(lane.name).set(gone)
+            if handed_out or gone:
+                log.warning("messages_out_of_reach", partition=lane.name, handed_out=handed_out, gone=gone)
+            if handed_out:
+                lane.claims_wait.set()

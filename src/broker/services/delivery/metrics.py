@@ -87,6 +87,21 @@ def groups_recreated() -> Counter:
     return web.counter("broker_delivery_groups_recreated_total", "Consumer groups made anew.")
 
 
+def unreachable() -> Counter:
+    """Open messages that no consumer would have come upon."""
+    return web.counter(
+        "broker_delivery_unreachable_total", "Open messages that were out of reach and were handed out again."
+    )
+
+
+@cache
+def entries_gone(partition: str) -> Gauge:
+    """Open messages without their entry."""
+    return web.gauge(
+        "broker_delivery_entries_gone", "Open messages whose entry the stream has no more.", ("partition",)
+    ).labels(partition)
+
+
 def log_away() -> Gauge:
     """1 while the log does not answer."""
     return web.gauge("broker_delivery_log_away", "1 while the log does not answer this worker.")
@@ -101,6 +116,7 @@ def declare(channels: Iterable[str], partitions: Iterable[str]) -> None:
         breaker_open(channel)
     for partition in partitions:
         retries_due(partition)
+        entries_gone(partition)
     for one in (
         in_hand,
         held,
@@ -111,6 +127,7 @@ def declare(channels: Iterable[str], partitions: Iterable[str]) -> None:
         parked,
         discarded,
         groups_recreated,
+        unreachable,
         log_away,
     ):
         one()

@@ -165,7 +165,12 @@ class Worker:
         async def run_lane(loops: Loops, reader: Redis) -> None:
             await loops.prepare()
             tasks["renew"].append(self._task(loops.renew(), stop))
-            for loop in (loops.read(reader, quitting), loops.take_over(quitting), loops.pump(quitting)):
+            for loop in (
+                loops.read(reader, quitting),
+                loops.take_over(quitting),
+                loops.pump(quitting),
+                loops.sweep(quitting),
+            ):
                 tasks["intake"].append(self._task(loop, stop))
 
         await asyncio.gather(*(run_lane(*pair) for pair in zip(self._loops, readers, strict=True)))
