@@ -183,11 +183,15 @@ async def _gateway(parts: Parts, stop: asyncio.Event) -> None:
 
 async def _server(parts: Parts, stop: asyncio.Event) -> None:
     from broker.projections.queries import Queries
+    from broker.services.ca.signer import Signer
     from broker.services.server.role import ServerRole
 
     async with _serving(parts, "server", stop) as common:
-        queries = Queries(parts.settings.mysql_url or "", pool=parts.settings.mysql_pool)
-        await ServerRole(parts.settings, database=queries, keyring=parts.keyring, **common).run(stop)
+        settings = parts.settings
+        queries = Queries(settings.mysql_url or "", pool=settings.mysql_pool)
+        signer = Signer(settings.certs_dir, settings.ca_key_path, settings.key_passphrase)
+        server = ServerRole(settings, database=queries, authority=signer, keyring=parts.keyring, **common)
+        await server.run(stop)
         await queries.close()
 
 

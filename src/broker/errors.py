@@ -66,6 +66,12 @@ class TrustUnproved(BrokerError):
     code = "trust_unproved"
 
 
+class AuthorityUnavailable(BrokerError):
+    """This process cannot sign for the certificate authority: it lacks the key or proof of what to sign."""
+
+    code = "ca_unavailable"
+
+
 class Conflict(BrokerError):
     """The state does not allow this."""
 

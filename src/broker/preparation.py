@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from broker import clock
-from broker.domain.certificates import CertificateEntry
+from broker.domain.certificates import CertificateEntry, Issued
 from broker.domain.clients import ClientEntry
 from broker.errors import BrokerError, Conflict, LogUnavailable, UnsafeRedis
 from broker.events import connection, durability, log_identity
@@ -28,7 +28,7 @@ from broker.events.keys import LogKeys
 from broker.events.log_identity import LogIdentity
 from broker.events.user_commands import ADMINS, UserCommands
 from broker.services.ca import authority, files
-from broker.services.ca.authority import Authority, BrokenAuthority, Issued
+from broker.services.ca.authority import Authority, BrokenAuthority
 from broker.settings import Settings, safe_url
 
 SERVICES: Final = ("gateway", "server", "worker", "internal")
@@ -138,9 +138,9 @@ async def _keyring(redis: Redis, settings: Settings) -> Keyring:
 
 def _authority(settings: Settings) -> tuple[Authority, list[str]]:
     directory = settings.certs_dir
-    certificate, key = directory / authority.CERTIFICATE_FILE, directory / authority.KEY_FILE
+    certificate, key = directory / authority.CERTIFICATE_FILE, settings.ca_key_path
     if certificate.exists() and key.exists():
-        return Authority.load(directory, settings.key_passphrase), []
+        return Authority.load(directory, settings.key_passphrase, key), []
     for there, missing in ((certificate, key), (key, certificate)):
         if there.exists():
             # Made anew, it would void every client's certificate without a word.
@@ -148,7 +148,7 @@ def _authority(settings: Settings) -> tuple[Authority, list[str]]:
                 f"{missing} is missing; restore it from a backup. To begin a new authority instead, remove "
                 f"{there}, too: every client then needs a new certificate."
             )
-    made = Authority.create(directory, settings.key_passphrase)
+    made = Authority.create(directory, settings.key_passphrase, key)
     return made, [f"Made the certificate authority {directory / authority.CERTIFICATE_FILE}."]
 
 

@@ -123,6 +123,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     trust_max_age: Seconds = 1.0
     keyring: Path | None = None
     key_passphrase: str | None = None
+    ca_key: Path | None = None
+    crl_hours: Annotated[int, Meta(ge=1, le=24 * 90)] = 24
+    certificate_warning_days: Annotated[int, Meta(ge=1, le=825)] = 30
 
     # People. After `login_attempts` from one address within `login_window` an account waits there.
     session_days: Annotated[int, Meta(ge=1, le=365)] = 14
@@ -149,6 +152,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def keyring_path(self) -> Path:
         """The sealed keyring file; it never lies in Redis, MySQL or a data backup."""
         return self.keyring or self.data_dir / "keys" / "keyring"
+
+    @property
+    def ca_key_path(self) -> Path:
+        """The certificate authority's key. A server without it issues nothing and signs no list."""
+        return self.ca_key or self.certs_dir / "ca.key"
 
 
 SECRET_URLS = frozenset({"redis_url", "mysql_url"})

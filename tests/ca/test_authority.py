@@ -6,6 +6,7 @@ import stat
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from broker import clock
+from broker.domain.certificates import CertificateEntry
 from broker.errors import Conflict, NotFound, ValidationError
 from broker.services.ca import authority as ca
 from broker.services.ca import files, sealing
@@ -233,9 +235,9 @@ def test_the_revocation_list_is_one_that_openssl_obeys(tmp_path: Path):
     good, bad = authority.issue("good", "producer"), authority.issue("bad", "producer")
     entries = [
         good.entry("good", "producer", issued_at_ms=now),
-        _revoked(bad.entry("bad", "producer", issued_at_ms=now), "key compromise", now),
+        _revoked(bad.entry("bad", "producer", issued_at_ms=now), "key_compromise", now),
     ]
-    crl = authority.crl(entries, now + DAY_MS)
+    crl = authority.crl(entries, now_ms=now, next_update_ms=now + DAY_MS)
     (tmp_path / "crl.pem").write_bytes(crl.pem)
     assert x509.load_der_x509_crl(crl.der) == x509.load_pem_x509_crl(crl.pem)
     listed = x509.load_der_x509_crl(crl.der)
@@ -258,6 +260,40 @@ def test_the_revocation_list_is_one_that_openssl_obeys(tmp_path: Path):
     )
     assert refused.returncode != 0
     assert "certificate revoked" in refused.stderr + refused.stdout
+
+
+def test_whom_the_revocation_list_names(tmp_path: Path):
+    """Who was taken back, by any spelling of the reason; expired ones once more after their end, then no longer."""
+    authority = Authority.create(tmp_path)
+    now = clock.now_ms()
+
+    def entry(serial: int, **changes) -> CertificateEntry:
+        made = CertificateEntry(
+            fingerprint=f"{serial:064x}", serial=f"{serial:x}", client_id="demo", role="producer",
+            not_before_ms=0, not_after_ms=now + DAY_MS, issued_at_ms=0,
+        )  # fmt: skip
+        return msgspec.structs.replace(made, **changes)
+
+    gone = {"status": "revoked", "revoked_at_ms": now - 5000}
+    entries = [
+        entry(1),
+        entry(2, **gone, reason="cessation of operation"),
+        entry(3, **gone, reason="unspecified"),
+        entry(4, **gone, reason="a free text of old"),
+        entry(5, **gone, not_after_ms=now - 1000),
+        entry(6, **gone, not_after_ms=now - 2 * DAY_MS),
+        entry(7, status="superseded", reason="superseded", revoked_at_ms=now - 1000),
+        entry(8, status="superseded", reason="superseded", revoked_at_ms=now + 60_000),
+    ]
+    crl = x509.load_pem_x509_crl(authority.crl(entries, now_ms=now, next_update_ms=now + DAY_MS).pem)
+    reasons = {
+        line.serial_number: [extension.value.reason.value for extension in line.extensions] for line in crl
+    }
+    assert reasons == {2: ["cessationOfOperation"], 3: [], 4: [], 5: [], 7: ["superseded"]}
+    assert crl.is_signature_valid(authority.certificate.public_key())
+    assert (crl.next_update_utc - crl.last_update_utc).total_seconds() == DAY_MS // 1000
+    number = crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+    assert number == now
 
 
 def test_renewal_is_due_before_the_end(tmp_path: Path):

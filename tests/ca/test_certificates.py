@@ -66,15 +66,48 @@ def test_a_revocation_closes_everything_that_still_works():
     change = rules.decide_revoke([entry("a"), overlapping], reason="key compromise", now_ms=NOW)
     assert {closed.fingerprint for closed in change.closed} == {"a", "b"}
     for closed in change.closed:
-        assert (closed.status, closed.reason, closed.revoked_at_ms) == ("revoked", "key compromise", NOW)
+        assert (closed.status, closed.reason, closed.revoked_at_ms) == ("revoked", "keyCompromise", NOW)
         assert not rules.works(closed, NOW)
-    assert rules.decide_revoke(change.closed, reason="again", now_ms=NOW + 1).closed == ()
+    assert rules.decide_revoke(change.closed, reason="superseded", now_ms=NOW + 1).closed == ()
     with pytest.raises(NotFound):
-        rules.decide_revoke([], reason="x", now_ms=NOW)
+        rules.decide_revoke([], reason="superseded", now_ms=NOW)
 
 
-@pytest.mark.parametrize("reason", ["", "  ", "x" * 201])
-def test_a_reason_is_given(reason: str):
-    """A revocation says why, in bounds."""
-    with pytest.raises(ValidationError):
+@pytest.mark.parametrize(
+    "reason", ["", "  ", "x" * 201, "because", "certificateHold", "removeFromCRL", "cACompromise", "\udc80"]
+)
+def test_a_reason_is_one_of_rfc_5280(reason: str):
+    """By name, and one that an end entity can have for good; the refusal says which those are."""
+    with pytest.raises(ValidationError) as caught:
         rules.decide_revoke([entry()], reason=reason, now_ms=NOW)
+    assert caught.value.field == "reason"
+    assert "keyCompromise" in caught.value.reason
+
+
+@pytest.mark.parametrize("spelt", ["keyCompromise", "key_compromise", "KEY-COMPROMISE", "Key compromise"])
+def test_a_reason_has_one_name(spelt: str):
+    """However it was spelt, the history says it as RFC 5280 does."""
+    assert rules.check_reason(spelt) == "keyCompromise"
+
+
+@pytest.mark.parametrize(
+    ("given", "serial", "fingerprint"),
+    [("0A:B1", "ab1", "0ab1"), ("ab1", "ab1", "ab1"), ("00", "0", "00")],
+)
+def test_hex_as_tools_print_it(given: str, serial: str, fingerprint: str):
+    """Colons and capitals go; of a serial number the leading zeros too."""
+    assert rules.check_hex(given, "serial") == serial
+    assert rules.check_hex(given, "fingerprint") == fingerprint
+    for wrong in ("", "xyz", "a" * 65, "a b", "\u0661"):
+        with pytest.raises(ValidationError):
+            rules.check_hex(wrong, "serial")
+
+
+def test_what_was_taken_back():
+    """Revoked, or superseded and past the overlap; running out is another thing."""
+    assert not rules.stopped(entry("a"), NOW)
+    assert not rules.stopped(entry("a", not_after_ms=NOW - 1), NOW)
+    assert rules.stopped(entry("a", status="revoked", revoked_at_ms=NOW), NOW)
+    overlapping = entry("a", status="superseded", revoked_at_ms=NOW + 1)
+    assert not rules.stopped(overlapping, NOW)
+    assert rules.stopped(overlapping, NOW + 1)

@@ -11,8 +11,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from broker.domain.certificates import Issued
 from broker.services.ca import files, profiles
-from broker.services.ca.authority import Authority, Issued, describe
+from broker.services.ca.authority import Authority, describe
 from broker.web import tls
 
 

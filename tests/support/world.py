@@ -17,6 +17,7 @@ from broker.events.control import Registry
 from broker.events.keyring import Keyring
 from broker.events.sealing import Sealer
 from broker.events.trust import Trust
+from broker.services.ca.signer import Signer
 from broker.services.gateway.role import GatewayRole
 from broker.services.server.role import ServerRole
 from broker.settings import Settings
@@ -115,13 +116,14 @@ class World:
                 yield running
 
     @contextlib.asynccontextmanager
-    async def server(self, *, url: str | None = None, database=None, settings=None):
+    async def server(self, *, url: str | None = None, database=None, settings=None, authority=None):
         """A running server."""
         async with self.parts(url) as parts:
             cert, key = self.pki.server
             role = ServerRole(
-                settings or self.settings, **parts, database=database, keyring=self.keyring, cert=cert,
-                key=key, ca=self.pki.ca, certificate_ends_ms=self.service_ends_ms,
+                settings or self.settings, **parts, database=database, keyring=self.keyring,
+                authority=authority or Signer(self.pki.directory, self.pki.directory / "ca.key"),
+                cert=cert, key=key, ca=self.pki.ca, certificate_ends_ms=self.service_ends_ms,
             )  # fmt: skip
             async with _running(role) as running:
                 running.trust, running.role = parts["trust"], role

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import secrets
 import sys
 from pathlib import Path
@@ -13,11 +11,10 @@ from typing import Any
 import click
 
 from broker.cli.common import UserPath, json_option, print_json, with_settings
-from broker.errors import NotFound, ValidationError
+from broker.errors import NotFound
 from broker.settings import Settings
 
 CHANNELS = ("inbox", "webhook", "simulated")
-SECRET_PREFIX = "whsec_"  # noqa: S105 - how Standard Webhooks marks a secret
 
 
 @click.group()
@@ -108,38 +105,18 @@ def route(
         raise click.UsageError("A webhook takes its URL.")
     if channel == "inbox" and target is not None:
         raise click.UsageError("The inbox takes no target.")
+    from broker.domain import clients
+
     given = secret_file.read_text("utf-8").strip() if secret_file is not None else secret
+    raw = None if given is None else clients.signing_secret(given)
     made = None
-    if channel == "webhook" and given is None:
-        given = made = SECRET_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
-    _check_simulated(channel, target)
-    raw = None if given is None else secret_bytes(given)
+    if channel == "webhook" and raw is None:
+        raw = secrets.token_bytes(32)
+        made = clients.shown_secret(raw)
     asyncio.run(_client(settings, "change_route", name, channel, target, raw))
     click.echo(f"Messages of {name} go to {channel}{f' {target}' if target else ''}.")
     if made is not None:
         click.echo(f"Signing secret, shown only now: {made}")
-
-
-def secret_bytes(text: str) -> bytes:
-    """The bytes of a signing secret: base64 after `whsec_`, else the text. Raises ValidationError."""
-    if not text:
-        raise ValidationError("secret", "must not be empty")
-    if not text.startswith(SECRET_PREFIX):
-        return text.encode()
-    try:
-        return base64.b64decode(text.removeprefix(SECRET_PREFIX), validate=True)
-    except binascii.Error:
-        raise ValidationError("secret", f"is not base64 after {SECRET_PREFIX}") from None
-
-
-def _check_simulated(channel: str, target: str | None) -> None:
-    from broker.services.delivery.channels import base, simulated
-
-    if channel == "simulated":
-        try:
-            simulated.parse(target)
-        except base.BadRoute as error:
-            raise ValidationError("target", str(error)) from error
 
 
 async def _client(settings: Settings, command: str, *args: Any) -> dict[str, Any]:

@@ -215,8 +215,8 @@ def private_files(settings: Settings) -> Iterator[Finding]:
     if sys.platform == "win32":
         return
     secret = [settings.data_dir / "admin-password", settings.data_dir / "mariadb" / "password"]
-    secret += settings.certs_dir.rglob("*.key")
-    opened = [path for path in secret if _open_to_others(path)]
+    secret += [*settings.certs_dir.rglob("*.key"), settings.ca_key_path]
+    opened = [path for path in dict.fromkeys(secret) if _open_to_others(path)]
     if opened:
         names = " ".join(str(path) for path in opened)
         yield Finding("private files", "failed", f"others can read {names}", f"chmod 600 {names}")

@@ -13,9 +13,9 @@ from broker.errors import BrokerError, Conflict, NotFound
 from broker.settings import Settings
 
 if TYPE_CHECKING:
-    from broker.domain.certificates import CertificateEntry
+    from broker.domain.certificates import CertificateEntry, Issued
     from broker.preparation import Tools
-    from broker.services.ca.authority import Authority, Issued
+    from broker.services.ca.authority import Authority
 
 MAX_CSR_BYTES = 64 * 1024
 
@@ -64,7 +64,7 @@ def authority(settings: Settings) -> Authority:
     from broker.services.ca.authority import Authority
 
     try:
-        return Authority.load(settings.certs_dir, settings.key_passphrase)
+        return Authority.load(settings.certs_dir, settings.key_passphrase, settings.ca_key_path)
     except NotFound as error:
         raise NotFound(f"{error.detail} `broker up` makes the certificate authority.") from error
 

@@ -93,6 +93,9 @@ MEANINGS: Final[dict[str, dict[str, str]]] = {
         "trust_max_age": "Without proof of being current for this long, nobody is let in (503)",
         "keyring": "The sealed keys; not set: `keys/keyring` in `data_dir`",
         "key_passphrase": "Seals keyring and CA key; from the first `up` on, best in the environment",
+        "ca_key": "The authority's key; not set: `ca.key` in `certs_dir`. A server without it issues nothing",
+        "crl_hours": "How long a revocation list is good for; it is signed anew after half of that",
+        "certificate_warning_days": "How long before its end a certificate is listed, counted and logged",
     },
     "Process logs": {
         "log_level": "What is written",

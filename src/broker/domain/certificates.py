@@ -14,11 +14,22 @@ Status = Literal["active", "superseded", "revoked"]
 
 ROLES = frozenset({"producer", "gateway", "server", "worker", "internal"})
 MAX_VALIDITY_DAYS = 825
-MAX_REASON = 200
+# Of RFC 5280, section 5.3.1, those of an end entity. A hold could not be lifted, so it is none of them.
+REASONS = (
+    "unspecified",
+    "keyCompromise",
+    "affiliationChanged",
+    "superseded",
+    "cessationOfOperation",
+    "privilegeWithdrawn",
+)
 # How long the replaced certificate of a renewal still works, so that its owner can change over unhurried.
 RENEWAL_OVERLAP_MS = 24 * 3600 * 1000
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_SPELT = {reason.lower(): reason for reason in REASONS}
+_SEPARATORS = str.maketrans("", "", " _-")
+_HEX = re.compile(r"[0-9a-f]{1,64}")
 
 
 class CertificateEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +48,39 @@ class CertificateEntry(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
     issued_at_ms: int
     revoked_at_ms: int | None = None
+
+
+class Issued(msgspec.Struct, frozen=True, kw_only=True):
+    """A fresh certificate, times in milliseconds. Without `private_key_pem` the requester kept the key."""
+
+    certificate_pem: str
+    private_key_pem: str | None
+    serial: str
+    fingerprint: str
+    not_before_ms: int
+    not_after_ms: int
+
+    def __repr__(self) -> str:
+        return f"<Issued {self.fingerprint}>"
+
+    def entry(self, client_id: str, role: str, *, issued_at_ms: int) -> CertificateEntry:
+        """The registry entry that lets this certificate in."""
+        return CertificateEntry(
+            fingerprint=self.fingerprint,
+            serial=self.serial,
+            client_id=client_id,
+            role=role,
+            not_before_ms=self.not_before_ms,
+            not_after_ms=self.not_after_ms,
+            issued_at_ms=issued_at_ms,
+        )
+
+
+class Crl(msgspec.Struct, frozen=True):
+    """A signed revocation list in its two spellings."""
+
+    pem: bytes
+    der: bytes
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -69,6 +113,30 @@ def check_validity(days: int) -> int:
     return days
 
 
+def reason_named(text: str) -> str | None:
+    """The reason as RFC 5280 spells it; `key_compromise`, `Key Compromise` name it too. None: no reason."""
+    return _SPELT.get(text.translate(_SEPARATORS).lower())
+
+
+def check_reason(text: str) -> str:
+    """As `reason_named`. Raises ValidationError."""
+    reason = reason_named(text)
+    if reason is None:
+        raise ValidationError("reason", f"takes one of {', '.join(REASONS)}")
+    return reason
+
+
+def check_hex(text: str, field: str) -> str:
+    """A serial number or fingerprint as tools print it (`0A:B1`) in the registry's spelling.
+
+    Raises ValidationError.
+    """
+    digits = text.replace(":", "").lower()
+    if _HEX.fullmatch(digits) is None:
+        raise ValidationError(field, "takes 1 to 64 hexadecimal digits, colons between them or not")
+    return digits.lstrip("0") or "0" if field == "serial" else digits
+
+
 def is_active(entry: CertificateEntry, now_ms: int) -> bool:
     """Whether it is its client's current certificate: not closed and not past its date."""
     return entry.status == "active" and now_ms < entry.not_after_ms
@@ -79,6 +147,13 @@ def works(entry: CertificateEntry, now_ms: int) -> bool:
     if not entry.not_before_ms <= now_ms < entry.not_after_ms or entry.status == "revoked":
         return False
     return entry.status == "active" or (entry.revoked_at_ms is not None and now_ms < entry.revoked_at_ms)
+
+
+def stopped(entry: CertificateEntry, now_ms: int) -> bool:
+    """Whether it was taken back, whatever its date: revoked, or superseded and past its overlap."""
+    if entry.status == "active":
+        return False
+    return entry.status == "revoked" or entry.revoked_at_ms is None or entry.revoked_at_ms <= now_ms
 
 
 def decide_issue(existing: Iterable[CertificateEntry], new: CertificateEntry, *, now_ms: int) -> Change:
@@ -123,8 +198,7 @@ def decide_revoke(chosen: Iterable[CertificateEntry], *, reason: str, now_ms: in
     chosen = tuple(chosen)
     if not chosen:
         raise NotFound("No such certificate.")
-    if not reason.strip() or len(reason) > MAX_REASON:
-        raise ValidationError("reason", f"takes 1 to {MAX_REASON} characters")
+    reason = check_reason(reason)
     return Change(
         None,
         tuple(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
 import msgspec
 
-from broker.domain import submission
+from broker.domain import simulation, submission
 from broker.errors import Conflict, NotFound, ValidationError
 
 CHANNELS: Final = ("inbox", "webhook", "simulated")
 MAX_TARGET: Final = 2048
 MAX_DOMAIN: Final = 253
+SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - how Standard Webhooks marks a secret
+MAX_SECRET_BYTES: Final = 1024
 
 Status = Literal["active", "erased"]
 
@@ -58,8 +62,14 @@ def decide_route(
         _check_url(target)
         if sealed_secret is None:
             raise ValidationError("secret", "is needed to sign what goes to a webhook")
+    elif sealed_secret is not None:
+        raise ValidationError("secret", f"is for webhooks; the channel {channel} takes none")
+    elif channel == "inbox" and target is not None:
+        raise ValidationError("target", "is not for the inbox, which takes none")
     elif target is not None and len(target) > MAX_TARGET:
         raise ValidationError("target", f"must be at most {MAX_TARGET} characters")
+    if channel == "simulated":
+        simulation.parse(target)
     return msgspec.structs.replace(entry, channel=channel, target=target, sealed_secret=sealed_secret)
 
 
@@ -68,6 +78,28 @@ def known(existing: ClientEntry | None, client_id: str) -> ClientEntry:
     if existing is None or existing.status != "active":
         raise NotFound(f"There is no client {client_id}.")
     return existing
+
+
+def signing_secret(text: str) -> bytes:
+    """A webhook's signing secret as bytes: base64 after `whsec_`, else the text. Raises ValidationError."""
+    try:
+        raw = (
+            base64.b64decode(text.removeprefix(SECRET_PREFIX), validate=True)
+            if text.startswith(SECRET_PREFIX)
+            else text.encode()
+        )
+    except binascii.Error:
+        raise ValidationError("secret", f"is not base64 after {SECRET_PREFIX}") from None
+    except UnicodeEncodeError:
+        raise ValidationError("secret", "must be valid Unicode") from None
+    if not 0 < len(raw) <= MAX_SECRET_BYTES:
+        raise ValidationError("secret", f"must have 1 to {MAX_SECRET_BYTES} bytes")
+    return raw
+
+
+def shown_secret(secret: bytes) -> str:
+    """A signing secret as its owner is told it: `whsec_…`."""
+    return SECRET_PREFIX + base64.b64encode(secret).decode()
 
 
 def _check_url(target: str | None) -> None:

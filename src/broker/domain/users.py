@@ -57,11 +57,16 @@ def check_password(password: str) -> str:
         size = len(password.encode())
     except UnicodeEncodeError:
         raise ValidationError("password", "must be valid Unicode") from None
-    if len(password) < MIN_PASSWORD or size > MAX_PASSWORD_BYTES or "\x00" in password:
+    if len(password) < MIN_PASSWORD:
+        raise ValidationError("password", f"must have at least {MIN_PASSWORD} characters")
+    if size > MAX_PASSWORD_BYTES:
         raise ValidationError(
-            "password",
-            f"must have at least {MIN_PASSWORD} characters, at most {MAX_PASSWORD_BYTES} bytes and no NUL",
+            "password", f"must have at most {MAX_PASSWORD_BYTES} bytes in UTF-8; this one has {size}"
         )
+    if "\x00" in password:
+        raise ValidationError("password", "must not contain NUL")
+    if len(set(password)) == 1:
+        raise ValidationError("password", "must be more than one character repeated")
     return password
 
 

@@ -49,9 +49,14 @@ class CertificateCommands:
             client = _client_of(view, new)
             # Every process of a service may have a certificate of its own.
             rivals = held(view, new.client_id) if client is not None else []
-            return _issue(view, new, certificates.decide_issue(rivals, new, now_ms=clock.now_ms()), client)
+            return issue(view, new, certificates.decide_issue(rivals, new, now_ms=clock.now_ms()), client)
 
         return await self._registry.transact(decide, actor=actor, correlation_id=correlation_id)
+
+    async def of(self, name: str) -> list[CertificateEntry]:
+        """A name's certificates as they are now, but for some that have expired."""
+        read = await self._registry.transact(lambda view: Changes(held(view, name)), actor="")
+        return read.value
 
     async def renew_certificate(
         self,
@@ -81,7 +86,7 @@ class CertificateCommands:
                 )
             now = clock.now_ms()
             change = certificates.decide_renew(chosen, new, now_ms=now, overlap_ms=overlap_ms)
-            return _issue(view, new, change, client)
+            return issue(view, new, change, client)
 
         return await self._registry.transact(decide, actor=actor, correlation_id=correlation_id)
 
@@ -152,7 +157,7 @@ def _one(view: View, fingerprint: str | None, serial: str | None) -> Certificate
     return entry
 
 
-def _issue(
+def issue(
     view: View, new: CertificateEntry, change: certificates.Change, client: ClientEntry | None
 ) -> Changes[CertificateEntry]:
     """Write a new certificate and what it closes; at most one, which its event names."""

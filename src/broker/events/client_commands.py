@@ -10,8 +10,9 @@ from msgspec import structs
 
 from broker import clock
 from broker.domain import certificates, clients
+from broker.domain.certificates import CertificateEntry
 from broker.domain.clients import ClientEntry
-from broker.errors import NotFound
+from broker.errors import Conflict, NotFound
 from broker.events import certificate_commands, types
 from broker.events.control import Changes, Committed, Registry, View, client_field
 from broker.events.keyring import Keyring
@@ -37,6 +38,41 @@ class ClientCommands:
             entry = clients.decide_register(view.get(field, ClientEntry), client_id, domain)
             event = types.ClientRegistered(client_id, domain)
             return Changes(entry, [(field, event)], {field: entry}, {client_id: wrapped})
+
+        return await self._registry.transact(decide, actor=actor, correlation_id=correlation_id)
+
+    async def admit_client(
+        self,
+        certificate: CertificateEntry,
+        domain: str | None = None,
+        *,
+        actor: str,
+        correlation_id: str | None = None,
+    ) -> Committed[bool]:
+        """Let a client's new certificate in; who is unknown is registered with it, which the value says.
+
+        Raises Conflict when a certificate is active, the client was erased or has another domain; and
+        ValidationError.
+        """
+        client_id = certificate.client_id
+        clients.decide_register(None, client_id, domain)
+        wrapped = ClientKeys.new(client_id).wrapped(self._keyring)
+        field = client_field(client_id)
+
+        def decide(view: View) -> Changes[bool]:
+            known = view.get(field, ClientEntry)
+            unknown = known is None
+            if known is None or known.status != "active":
+                known = clients.decide_register(known, client_id, domain)
+            elif domain not in {None, known.domain}:
+                raise Conflict(f"The client {client_id} is registered with another domain.")
+            held = certificate_commands.held(view, client_id)
+            change = certificates.decide_issue(held, certificate, now_ms=clock.now_ms())
+            issued = certificate_commands.issue(view, certificate, change, known)
+            if not unknown:
+                return Changes(False, issued.events, issued.writes)
+            events = [(field, types.ClientRegistered(client_id, domain)), *issued.events]
+            return Changes(True, events, issued.writes, {client_id: wrapped})
 
         return await self._registry.transact(decide, actor=actor, correlation_id=correlation_id)
 

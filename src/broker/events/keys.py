@@ -78,6 +78,10 @@ class ControlKeys(StreamKeys):
         self.client_keys = f"{self.base}:client-keys"
         """Hash: client → its keys, wrapped by the master key. Never in events, archive or data backups."""
 
+    def notice(self, name: str, day: str) -> str:
+        """String with expiry: this was said on this day."""
+        return f"{self.base}:notice:{day}:{name}"
+
     def session(self, session_id: str) -> str:
         """Hash with expiry: user, mark of their password, hash of the current refresh token and old ones."""
         return f"{self.base}:session:{session_id}"

@@ -109,6 +109,15 @@ class Trust:
         entry: CertificateEntry | None = self._entries.get(f"cert:{fingerprint}")
         return entry
 
+    def certificates(self) -> list[CertificateEntry]:
+        """Every certificate."""
+        return [entry for field, entry in self._entries.items() if field.startswith("cert:")]
+
+    @property
+    def revision(self) -> str | None:
+        """Up to which event the registry is known here; while it is the same, nothing changed."""
+        return self._last
+
     def client(self, client_id: str) -> ClientEntry | None:
         """The client, erased ones too."""
         entry: ClientEntry | None = self._entries.get(f"client:{client_id}")

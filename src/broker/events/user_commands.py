@@ -118,7 +118,10 @@ class UserCommands:
         seen = list(dict.fromkeys(client_ids))
 
         def decide(view: View) -> Changes[UserEntry]:
-            entry = structs.replace(_user(view, user_id), client_ids=seen)
+            before = _user(view, user_id)
+            entry = structs.replace(before, client_ids=seen)
+            if entry == before:
+                return Changes(entry)
             _check_clients(view, seen)
             return _changes(entry, types.UserClientsChanged(user_id, seen))
 

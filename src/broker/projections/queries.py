@@ -149,7 +149,8 @@ def milliseconds(value: datetime) -> int:
     return (value - _EPOCH) // _MILLISECOND
 
 
-def _optional(value: datetime | None) -> int | None:
+def optional_milliseconds(value: datetime | None) -> int | None:
+    """As `milliseconds`; None where there is none."""
     return None if value is None else milliseconds(value)
 
 
@@ -165,9 +166,9 @@ def _message(row: dict[str, Any]) -> MessageRow:
         cycle=row["cycle"],
         attempt_count=row["attempt_count"],
         queued_at=milliseconds(row["queued_at"]),
-        delivered_at=_optional(row["delivered_at"]),
-        failed_at=_optional(row["failed_at"]),
-        next_attempt_at=_optional(row["next_attempt_at"]),
+        delivered_at=optional_milliseconds(row["delivered_at"]),
+        failed_at=optional_milliseconds(row["failed_at"]),
+        next_attempt_at=optional_milliseconds(row["next_attempt_at"]),
         last_error=row["last_error"],
         last_code=row["last_code"],
         domain=row["domain"],

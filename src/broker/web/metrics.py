@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from functools import cache
 from time import perf_counter
+from typing import Literal
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -36,9 +37,11 @@ def counter(name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
 
 
 @cache
-def gauge(name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
-    """As `counter`; over several processes the live ones' values are added."""
-    return Gauge(name, text, labels, multiprocess_mode="livesum")
+def gauge(
+    name: str, text: str, labels: tuple[str, ...] = (), mode: Literal["livesum", "livemax"] = "livesum"
+) -> Gauge:
+    """As `counter`; over several processes the live ones' values are added, or the largest is taken."""
+    return Gauge(name, text, labels, multiprocess_mode=mode)
 
 
 @cache

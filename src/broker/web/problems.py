@@ -52,6 +52,7 @@ STATUS: dict[str, int] = {
     "log_full": 503,
     "trust_unproved": 503,
     "key_unavailable": 503,
+    "ca_unavailable": 503,
     "store_unavailable": 503,
     "identity_provider_unavailable": 503,
     "lease_lost": 503,

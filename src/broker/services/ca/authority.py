@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-import msgspec
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
@@ -14,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from broker import clock
 from broker.domain import certificates
-from broker.domain.certificates import CertificateEntry
+from broker.domain.certificates import CertificateEntry, Crl, Issued
 from broker.errors import BrokerError, Conflict, NotFound, ValidationError
 from broker.services.ca import profiles, revocation, sealing
 from broker.services.ca.files import write_pair
@@ -36,29 +35,6 @@ class BrokenAuthority(BrokerError):
     code = "broken_authority"
 
 
-class Issued(msgspec.Struct, frozen=True, kw_only=True):
-    """A fresh certificate, times in milliseconds. Without `private_key_pem` the requester kept the key."""
-
-    certificate_pem: str
-    private_key_pem: str | None
-    serial: str
-    fingerprint: str
-    not_before_ms: int
-    not_after_ms: int
-
-    def entry(self, client_id: str, role: str, *, issued_at_ms: int) -> CertificateEntry:
-        """The registry entry that lets this certificate in."""
-        return CertificateEntry(
-            fingerprint=self.fingerprint,
-            serial=self.serial,
-            client_id=client_id,
-            role=role,
-            not_before_ms=self.not_before_ms,
-            not_after_ms=self.not_after_ms,
-            issued_at_ms=issued_at_ms,
-        )
-
-
 class Authority:
     """The CA's certificate and key in memory. Issuing writes nothing: files and registry are the caller's."""
 
@@ -67,8 +43,13 @@ class Authority:
         self._key = key
 
     @classmethod
-    def create(cls, directory: Path, passphrase: str | None = None) -> Authority:
-        """Make a CA (ECDSA P-256, ten years): `ca.crt` and `ca.key`. Raises Conflict if there is one."""
+    def create(
+        cls, directory: Path, passphrase: str | None = None, key_file: Path | None = None
+    ) -> Authority:
+        """Make a CA (ECDSA P-256, ten years): `ca.crt`, and `ca.key` unless `key_file` is another place.
+
+        Raises Conflict if there is one.
+        """
         if (directory / CERTIFICATE_FILE).exists():
             raise Conflict(f"{directory / CERTIFICATE_FILE} exists.")
         key = ec.generate_private_key(ec.SECP256R1())
@@ -81,17 +62,18 @@ class Authority:
         certificate = builder.sign(key, hashes.SHA256())
         write_pair(
             directory / CERTIFICATE_FILE,
-            directory / KEY_FILE,
+            key_file or directory / KEY_FILE,
             certificate_pem=certificate.public_bytes(Encoding.PEM),
             key_pem=sealing.seal(key, passphrase),
         )
         return cls(certificate, key)
 
     @classmethod
-    def load(cls, directory: Path, passphrase: str | None = None) -> Authority:
-        """Read `ca.crt` and `ca.key`. Raises NotFound, sealing.SealedKey or BrokenAuthority."""
+    def load(cls, directory: Path, passphrase: str | None = None, key_file: Path | None = None) -> Authority:
+        """Read what `create` wrote. Raises NotFound, sealing.SealedKey or BrokenAuthority."""
+        key_file = key_file or directory / KEY_FILE
         try:
-            pem, sealed = (directory / CERTIFICATE_FILE).read_bytes(), (directory / KEY_FILE).read_bytes()
+            pem, sealed = (directory / CERTIFICATE_FILE).read_bytes(), key_file.read_bytes()
         except FileNotFoundError as error:
             raise NotFound(f"{error.filename} is missing.") from error
         try:
@@ -100,7 +82,7 @@ class Authority:
             raise BrokenAuthority(f"{CERTIFICATE_FILE} is not a PEM certificate.") from error
         key = sealing.unseal(sealed, passphrase)
         if _spki(certificate.public_key()) != _spki(key.public_key()):
-            raise BrokenAuthority(f"{KEY_FILE} is not the key of {CERTIFICATE_FILE}.")
+            raise BrokenAuthority(f"{key_file} is not the key of {CERTIFICATE_FILE}.")
         return cls(certificate, key)
 
     def issued(self, path: Path) -> bool:
@@ -151,10 +133,10 @@ class Authority:
         )
         return describe(builder.sign(self._key, hashes.SHA256()), key)
 
-    def crl(self, revoked: Iterable[CertificateEntry], next_update: int) -> revocation.Crl:
-        """The revocation list over the entries that are revoked; `next_update` in milliseconds."""
+    def crl(self, known: Iterable[CertificateEntry], *, now_ms: int, next_update_ms: int) -> Crl:
+        """The revocation list over those of `known` that were taken back."""
         return revocation.sign(
-            self.certificate, self._key, revoked, now_ms=clock.now_ms(), next_update_ms=next_update
+            self.certificate, self._key, known, now_ms=now_ms, next_update_ms=next_update_ms
         )
 
 

@@ -14,14 +14,17 @@ from broker.events.connection import Redis
 from broker.events.keyring import Keyring
 from broker.events.keys import LogKeys
 from broker.events.log_identity import LogIdentity
+from broker.events.notices import Notices
 from broker.events.probe import Full, Probe
 from broker.events.registration import Registration
 from broker.events.sealing import Sealer
 from broker.events.trust import Trust
 from broker.projections.queries import Queries
 from broker.services.server import app
+from broker.services.server.admin.certificates_expiry import ExpiryWatch
 from broker.services.server.admin.parts import Parts
 from broker.services.server.admin.routes import routes as admin_routes
+from broker.services.server.authority import Authority
 from broker.services.server.health import Checks
 from broker.services.server.outcomes import Outcomes
 from broker.services.server.people import People
@@ -51,6 +54,7 @@ class ServerRole:
         trust: Trust,
         appender: Appender,
         database: ReadModels | None,
+        authority: Authority,
         cert: Path,
         key: Path,
         ca: Path,
@@ -93,8 +97,12 @@ class ServerRole:
                 trust=trust,
                 registry=self._people.registry,
                 access=self._people.access,
+                authority=authority,
                 database=database,
             )
+        )
+        self._expiry = ExpiryWatch(
+            trust, Notices(redis, keys.control), days=settings.certificate_warning_days
         )
         probe = Probe(redis, keys, identity, trust, full)
         self.app = app.build(
@@ -110,7 +118,8 @@ class ServerRole:
     async def run(self, stop: asyncio.Event, on_bound: Callable[[int], None] | None = None) -> None:
         """Serve until `stop`. Starts without a proof of trust: health then says what it waits for."""
         try:
-            async with lifecycle.running(self._people.failures.run(), on_failure=stop.set):
+            beside = (self._people.failures.run(), self._expiry.run())
+            async with lifecycle.running(*beside, on_failure=stop.set):
                 await self._serve(stop, on_bound)
         finally:
             await self._people.aclose()

@@ -6,8 +6,11 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final, Protocol
 
+from broker import clock
 from broker.errors import StoreUnavailable
-from broker.events.positions import Position
+from broker.events import positions as places
+from broker.events.positions import CONTROL, Position
+from broker.events.trust import Trust
 from broker.services.server.health import Database
 
 WITHIN: Final = 1.0
@@ -39,3 +42,18 @@ async def wait(
     except StoreUnavailable:
         # The change itself is durable; only whether the table has it is unknown.
         return False
+
+
+async def followed(trust: Trust, positions: Sequence[Position], *, within: float = WITHIN) -> bool:
+    """Wait, bounded, until this process itself knows of these events on `control`."""
+    give_up = clock.monotonic() + within
+    while positions and _known(trust) < max(positions):
+        if clock.monotonic() > give_up:
+            return False
+        await asyncio.sleep(0.01)
+    return True
+
+
+def _known(trust: Trust) -> Position:
+    revision = trust.revision
+    return places.start(CONTROL) if revision is None else places.at(CONTROL, revision)

@@ -10,14 +10,7 @@ from typing import Any
 import msgspec
 
 from broker.domain.message import Answer
-from broker.errors import BrokerError
 from broker.events.sealing import Plain
-
-
-class BadRoute(BrokerError):
-    """The route's target is not one that its channel can use."""
-
-    code = "bad_route"
 
 
 class Delivery(msgspec.Struct, eq=False):

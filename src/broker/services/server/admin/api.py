@@ -4,6 +4,19 @@ from __future__ import annotations
 
 from typing import Final
 
+from broker.services.server.admin import (
+    certificates_api,
+    clients_api,
+    projections,
+    resend_api,
+    users_api,
+)
 from broker.web.openapi import Operation
 
-OPERATIONS: Final[list[Operation]] = []
+OPERATIONS: Final[list[Operation]] = [
+    *users_api.OPERATIONS,
+    *clients_api.OPERATIONS,
+    *certificates_api.OPERATIONS,
+    *resend_api.OPERATIONS,
+    *projections.OPERATIONS,
+]

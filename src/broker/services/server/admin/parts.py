@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
+from broker import telemetry
 from broker.events.access import AccessLog
 from broker.events.connection import Redis
 from broker.events.control import Registry
@@ -13,7 +16,8 @@ from broker.events.log_identity import LogIdentity
 from broker.events.sealing import Sealer
 from broker.events.trust import Trust
 from broker.projections.queries import Queries
-from broker.services.server.bearer import Bearer
+from broker.services.server.authority import Authority
+from broker.services.server.bearer import Bearer, Caller
 from broker.services.server.reading.models import Models
 from broker.services.server.visibility import ReadModels
 from broker.settings import Settings
@@ -32,6 +36,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     trust: Trust
     registry: Registry
     access: AccessLog
+    authority: Authority
     database: ReadModels | None
     """To wait for what a command changed; None where none is configured."""
 
@@ -39,3 +44,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     def models(self) -> Models:
         """The read models, for what is read."""
         return Models(self.database if isinstance(self.database, Queries) else None)
+
+
+def by(caller: Caller) -> dict[str, Any]:
+    """Who does it, and in which conversation, as commands take it."""
+    return {"actor": caller.actor, "correlation_id": telemetry.correlation.get()}

@@ -4,9 +4,25 @@ from __future__ import annotations
 
 from starlette.routing import Route
 
+from broker.services.server.admin.certificates import Certificates
+from broker.services.server.admin.clients import Clients
+from broker.services.server.admin.crl import RevocationList
+from broker.services.server.admin.parked import Parked
 from broker.services.server.admin.parts import Parts
+from broker.services.server.admin.projections import ReadProjections
+from broker.services.server.admin.resend import Resend
+from broker.services.server.admin.users import Users
 
 
-def routes(parts: Parts) -> list[Route]:  # noqa: ARG001 - each endpoint takes what it needs of them
-    """All of them; each takes an admin's access token."""
-    return []
+def routes(parts: Parts) -> list[Route]:
+    """All of them. Each takes an admin's access token, but for the revocation list, which is public."""
+    crl = RevocationList(parts.trust, parts.authority, hours=parts.settings.crl_hours)
+    return [
+        *Users(parts).routes(),
+        *Clients(parts).routes(),
+        *Certificates(parts).routes(),
+        *crl.routes(),
+        *Resend(parts).routes(),
+        *Parked(parts).routes(),
+        *ReadProjections(parts).routes(),
+    ]
