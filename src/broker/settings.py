@@ -83,6 +83,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     rate_limit_per_second: Annotated[
         float, Meta(ge=0, le=1_000_000, description="messages a second, 0 for no limit")
     ] = 0.0
+    rate_limit_per_address: Annotated[
+        float, Meta(ge=0, le=1_000_000, description="requests a second, 0 for no limit")
+    ] = 0.0
     server_host: str = "127.0.0.1"
     server_port: Port = 8000
     server_url: HttpsUrl | None = None

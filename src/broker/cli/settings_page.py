@@ -39,7 +39,9 @@ MEANINGS: Final[dict[str, dict[str, str]]] = {
         "gateway_port": "Its port",
         "gateways": "Processes that share the port",
         "gateway_in_flight": "Requests at once in a process; more get 503",
-        "rate_limit_per_second": "Messages of each client and process; more get 429",
+        "rate_limit_per_second": "Messages of each client certificate, over all gateways; more get 429",
+        "rate_limit_per_address": "Requests from each address (IPv6: /64), over all gateways and servers; "
+        "the internal API is left out",
     },
     "Server and portal": {
         "server_host": "Where the server listens",

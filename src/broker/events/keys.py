@@ -32,6 +32,10 @@ class StreamKeys:
         """String with expiry: the result of an append, so that a retry answers instead of appending."""
         return f"{self.base}:batch:{batch_id}"
 
+    def rate(self, kind: str, name: str) -> str:
+        """String with expiry: when this bucket of a rate limit is full again (microseconds)."""
+        return f"{self.base}:rate:{kind}:{name}"
+
     def login(self, kind: str, name: str) -> str:
         """String with expiry: what the throttle of sign-ins counts or knows under this name."""
         return f"{self.base}:login:{kind}:{name}"

@@ -223,6 +223,11 @@ class Sealer:
             text, digest_size=16, key=self._keyring.index_key, person=b"idempotency"
         ).digest()
 
+    def rate_hash(self, kind: str, who: str) -> bytes:
+        """16 bytes that stand for somebody whom a rate limit counts, such as an address."""
+        text = f"{kind}\x00{who}".encode()
+        return hashlib.blake2b(text, digest_size=16, key=self._keyring.index_key, person=b"rate").digest()
+
     def request_hash(self, client_id: str, submission: Submission) -> bytes:
         """32 bytes, equal for equal requests: the order of keys and the spelling of JSON do not count.
 

@@ -13,15 +13,22 @@ from broker.web import metrics, problems
 from broker.web.correlation import Correlation
 from broker.web.health import Checks, Health
 from broker.web.limits import Limits
+from broker.web.rate_limit import RateLimited, RateLimits
 from broker.web.serving import serve
 
 
-def build(routes: Sequence[BaseRoute], *, role: str, lifespan: Lifespan[Starlette] | None = None) -> ASGIApp:
+def build(
+    routes: Sequence[BaseRoute],
+    *,
+    role: str,
+    lifespan: Lifespan[Starlette] | None = None,
+    limits: RateLimits | None = None,
+) -> ASGIApp:
     """A Starlette application of these routes inside the layers that all surfaces share."""
     inner = Starlette(routes=routes, exception_handlers=problems.handlers(), lifespan=lifespan)
     # A path with a slash too many is not found; a redirect would make clients send their body twice.
     inner.router.redirect_slashes = False
-    return wrap(inner, role=role)
+    return wrap(inner if limits is None else RateLimited(inner, limits), role=role)
 
 
 def wrap(app: ASGIApp, *, role: str) -> ASGIApp:

@@ -22,13 +22,14 @@ from broker.web.problems import CONTENT_TYPE, Document
 JSON = "application/json"
 
 # Before or around any application: broken framing, a slow or long head, a fault of ours, too much at once.
-ALWAYS: Final = (400, 408, 414, 431, 500, 503)
+ALWAYS: Final = (400, 408, 414, 429, 431, 500, 503)
 _ALWAYS_CODES: Final = frozenset(
     {
         "bad_request",
         "request_timeout",
         "uri_too_long",
         "headers_too_large",
+        "rate_limit_exceeded",
         "internal_error",
         "overloaded",
         "shutting_down",
@@ -203,8 +204,8 @@ _HEADERS: Final = {
     for name, text, schema in (
         ("X-Correlation-ID", "In every log line and event that the request caused.", {"type": "string"}),
         ("Retry-After", "Seconds after which to come back.", {"type": "integer", "minimum": 1}),
-        ("RateLimit-Limit", "Messages at once, where a limit applies.", {"type": "integer"}),
-        ("RateLimit-Remaining", "Messages left now.", {"type": "integer"}),
+        ("RateLimit-Limit", "Messages of a certificate, or requests, at once.", {"type": "integer"}),
+        ("RateLimit-Remaining", "How many are left now.", {"type": "integer"}),
         ("RateLimit-Reset", "Seconds until all are back.", {"type": "integer"}),
     )
 }

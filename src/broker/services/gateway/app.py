@@ -11,14 +11,15 @@ from broker.events.acceptance import Acceptance
 from broker.events.trust import Trust
 from broker.services.gateway import api, messages
 from broker.services.gateway.batch import SubmitBatch
-from broker.services.gateway.limiter import Limiter
 from broker.services.gateway.messages import Entrance, Submit
 from broker.services.gateway.status import StatusReader
 from broker.web import application, metrics, openapi
 from broker.web.admission import Admission
 from broker.web.health import Checks, Health
+from broker.web.rate_limit import RateLimits
 
 PRODUCERS = ("producer",)
+HEALTH = "/api/v1/health"
 
 
 class Gateway:
@@ -41,12 +42,12 @@ def build(
     status: StatusReader,
     checks: Checks,
     *,
-    rate_limit: float = 0.0,
+    limits: RateLimits,
     metrics_public: bool = False,
 ) -> Gateway:
-    """The application out of its parts; `rate_limit` in messages a second, 0 for none."""
+    """The application out of its parts."""
     producers = Admission(trust, PRODUCERS)
-    entrance = Entrance(producers, trust, Limiter(rate_limit))
+    entrance = Entrance(producers, trust, limits)
     anybody = Admission(trust)
     submit = Submit(entrance, acceptance)
 
@@ -64,8 +65,8 @@ def build(
         Route(messages.PATH, submit, methods=["POST"]),
         Route("/api/v1/messages/batch", SubmitBatch(entrance, acceptance).endpoint, methods=["POST"]),
         Route("/api/v1/messages/{message_id}", read_status, methods=["GET"]),
-        Route("/api/v1/health", Health(checks).endpoint),
+        Route(HEALTH, Health(checks).endpoint),
         Route("/metrics", read_metrics),
         Route("/openapi.json", openapi.endpoint(api.document)),
     ]
-    return Gateway(submit, application.build(routes, role="gateway"))
+    return Gateway(submit, application.build(routes, role="gateway", limits=limits))

@@ -65,7 +65,7 @@ class SubmitBatch:
 
     async def endpoint(self, request: Request) -> Response:
         """Take what can be taken. Raises Problem for what is wrong with the whole."""
-        identity, origin = self._entrance(request.scope, telemetry.correlation.get())
+        identity, origin = await self._entrance(request.scope, telemetry.correlation.get())
         client_id = identity.client_id
         of_one, of_all = self._in_flight[client_id], self._in_flight.total()
         if of_one >= IN_FLIGHT_OF_ONE or of_all >= IN_FLIGHT:
@@ -87,14 +87,12 @@ class SubmitBatch:
         raw = await body.read(scope, request.receive, parsing.MAX_BATCH_BYTES)
         async with self._reading:
             items = await parsing.batch(raw, lines=kind == body.NDJSON)
-        self._entrance.limiter.charge(identity.fingerprint, len(items) - 1)
+        self._entrance.limits.charge(identity.fingerprint, len(items) - 1)
         results = await self._results(origin, items)
         count = sum(isinstance(result, Taken) for result in results)
-        headers = self._entrance.limiter.headers(identity.fingerprint)
         return Response(
             _encode(Answer(count, len(results) - count, results)),
             202 if count == len(results) else 207,
-            headers,
             media_type=body.JSON,
         )
 

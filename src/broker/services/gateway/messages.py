@@ -20,11 +20,11 @@ from broker.errors import KeyErased, Undecryptable
 from broker.events.acceptance import Acceptance, Origin
 from broker.events.appender import Appended, Result
 from broker.services.gateway import parsing
-from broker.services.gateway.limiter import Limiter
-from broker.web import body, correlation, metrics, problems
+from broker.web import body, correlation, metrics, problems, rate_limit
 from broker.web.admission import Admission
 from broker.web.identity import Identity
 from broker.web.problems import ClientDisconnected, Problem
+from broker.web.rate_limit import RateLimits
 
 PATH = "/api/v1/messages"
 
@@ -53,19 +53,19 @@ _encode = msgspec.json.Encoder().encode
 class Entrance:
     """What every submission passes: certificate, client, rate. Shared by single messages and batches."""
 
-    def __init__(self, admission: Admission, clients: Clients, limiter: Limiter) -> None:
+    def __init__(self, admission: Admission, clients: Clients, limits: RateLimits) -> None:
         self._admission = admission
         self._clients = clients
-        self.limiter = limiter
+        self.limits = limits
 
-    def __call__(self, scope: Scope, correlation_id: str | None) -> tuple[Identity, Origin]:
+    async def __call__(self, scope: Scope, correlation_id: str | None) -> tuple[Identity, Origin]:
         """The producer. Raises Problem 401, 403 or 429, or TrustUnproved."""
         identity = self._admission(scope)
         client_id = identity.client_id
         client = self._clients.client(client_id)
         if client is None or client.status != "active":
             raise Problem("client_unknown", f"The client {client_id} may not submit messages.")
-        self.limiter.admit(identity.fingerprint)
+        await self.limits.submit(scope, identity.fingerprint)
         certificate = bytes.fromhex(identity.fingerprint)
         origin = Origin(client_id, "client:" + client_id, certificate, client.domain, correlation_id)
         return identity, origin
@@ -142,7 +142,8 @@ class Submit:
         self, scope: Scope, receive: Receive, headers: dict[bytes, bytes], correlation_id: str | None
     ) -> tuple[str, bytes, list[tuple[bytes, bytes]]]:
         """The message's id in hex, the body of the 202 and further headers."""
-        identity, origin = self._entrance(scope, correlation_id)
+        await self._entrance.limits.enter(scope)
+        _, origin = await self._entrance(scope, correlation_id)
         if headers.get(b"content-type") != b"application/json" or b"content-encoding" in headers:
             body.media_type(scope, (body.JSON,))
         key = headers.get(b"idempotency-key")
@@ -150,11 +151,9 @@ class Submit:
         plain = parsing.message(raw, None if key is None else key.decode("latin-1"))
         result = await self._acceptance.accept(origin, plain)
         answer = accepted(result, origin.client_id)
-        extra = []
+        extra = rate_limit.headers(scope)
         if isinstance(result, Appended) and result.replayed:
             extra.append((b"idempotent-replayed", b"true"))
-        for name, value in self._entrance.limiter.headers(identity.fingerprint).items():
-            extra.append((name.encode(), value.encode()))
         return answer.message_id.replace("-", ""), _encode(answer), extra
 
     async def _refuse(
@@ -165,6 +164,7 @@ class Submit:
             log.error("request_failed", path=PATH, exc_info=error)
         response = problems.response(error)
         response.headers["x-correlation-id"] = correlation_id
+        response.raw_headers += rate_limit.headers(scope)
         await response(scope, receive, send)
         return response.status_code
 

@@ -12,6 +12,7 @@ from broker.events.connection import Redis
 from broker.events.keys import LogKeys
 from broker.events.log_identity import LogIdentity
 from broker.events.probe import Full, Probe
+from broker.events.rate_leases import Limiting
 from broker.events.sealing import Sealer
 from broker.events.trust import Trust
 from broker.services.gateway import app
@@ -19,6 +20,7 @@ from broker.services.gateway.health import Checks
 from broker.services.gateway.status import ReadModel, StatusReader
 from broker.settings import Settings
 from broker.web import tls
+from broker.web.rate_limit import RateLimits
 from broker.web.serving import serve_surface
 
 
@@ -50,12 +52,18 @@ class GatewayRole:
         self._appender = appender
         self._trust = trust
         self._context = tls.server_context(cert, key, ca)
+        self._limiting = Limiting(settings, redis, keys, identity, sealer)
         self.app = app.build(
             trust,
             Acceptance(appender, sealer, full=full),
             StatusReader(redis, keys, read_model),
             Checks(Probe(redis, keys, identity, trust, full), certificate_ends_ms=certificate_ends_ms),
-            rate_limit=settings.rate_limit_per_second,
+            limits=RateLimits(
+                self._limiting.certificate,
+                self._limiting.address,
+                # Who watches over this process must not have it restarted because others ask too much.
+                exempt=lambda scope: scope["path"] == app.HEALTH,
+            ),
             metrics_public=settings.metrics_public,
         )
 
@@ -77,3 +85,4 @@ class GatewayRole:
         finally:
             # A client that left does not take its message back.
             await self._appender.aclose()
+            await self._limiting.aclose()

@@ -8,7 +8,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Scope
 
 from broker.events.registration import Registration
 from broker.events.trust import Trust
@@ -20,8 +20,10 @@ from broker.services.server.status import UpdateStatus
 from broker.web import application, metrics, openapi
 from broker.web.admission import Admission
 from broker.web.health import Checks, Health, version
+from broker.web.rate_limit import RateLimits
 
 INTERNAL = ("gateway", "worker", "internal")
+HEALTH = "/health"
 
 
 def build(
@@ -32,6 +34,7 @@ def build(
     *,
     partitions: int,
     people: Sequence[BaseRoute] = (),
+    limits: RateLimits,
     metrics_public: bool = False,
 ) -> ASGIApp:
     """The application out of its parts; `people` are the routes that take access tokens."""
@@ -46,7 +49,7 @@ def build(
 
     routes = [
         Route("/", _welcome),
-        Route("/health", Health(checks).endpoint),
+        Route(HEALTH, Health(checks).endpoint),
         Route("/metrics", read_metrics),
         Route("/openapi.json", openapi.endpoint(api.document)),
         *docs.routes(),
@@ -62,7 +65,13 @@ def build(
         Route("/internal/messages/{message_id}/status", status.put, methods=["PUT"]),
         *people,
     ]
-    return application.build(routes, role="server")
+    return application.build(routes, role="server", limits=limits)
+
+
+def unlimited(scope: Scope) -> bool:
+    """Whether no limit of addresses holds: for who watches over the process, and for our own services."""
+    path: str = scope["path"]
+    return path == HEALTH or (path.startswith("/internal/") and scope["state"].get("peer") is not None)
 
 
 async def _welcome(_request: Request) -> Response:

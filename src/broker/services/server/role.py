@@ -16,6 +16,7 @@ from broker.events.keys import LogKeys
 from broker.events.log_identity import LogIdentity
 from broker.events.notices import Notices
 from broker.events.probe import Full, Probe
+from broker.events.rate_leases import Limiting
 from broker.events.registration import Registration
 from broker.events.sealing import Sealer
 from broker.events.trust import Trust
@@ -32,6 +33,7 @@ from broker.services.server.reading.routes import routes as reading_routes
 from broker.services.server.visibility import ReadModels
 from broker.settings import Settings
 from broker.web import tls
+from broker.web.rate_limit import RateLimits
 from broker.web.serving import serve_surface
 
 
@@ -104,6 +106,7 @@ class ServerRole:
         self._expiry = ExpiryWatch(
             trust, Notices(redis, keys.control), days=settings.certificate_warning_days
         )
+        self._limiting = Limiting(settings, redis, keys, identity, sealer)
         probe = Probe(redis, keys, identity, trust, full)
         self.app = app.build(
             trust,
@@ -112,6 +115,7 @@ class ServerRole:
             Checks(probe, database, certificate_ends_ms=certificate_ends_ms),
             partitions=len(keys.partitions),
             people=[*self._people.routes(), *reads, *administration],
+            limits=RateLimits(address=self._limiting.address, exempt=app.unlimited),
             metrics_public=settings.metrics_public,
         )
 
@@ -124,6 +128,7 @@ class ServerRole:
         finally:
             await self._people.aclose()
             await self._appender.aclose()
+            await self._limiting.aclose()
 
     async def _serve(self, stop: asyncio.Event, on_bound: Callable[[int], None] | None) -> None:
         settings = self._settings
