@@ -43,7 +43,7 @@ async def test_a_client_from_its_registration_to_its_revocation(system: System) 
         lambda: "certificate_revoked" in send(system, "shop").stderr, what="the gateway refuses it"
     )
     own = [one for one in listed(system, "cert", "list") if one["name"] == "shop"]
-    assert [(one["status"], one["reason"]) for one in own] == [("revoked", "key_compromise")]
+    assert [(one["status"], one["reason"]) for one in own] == [("revoked", "keyCompromise")]
     assert "Revoked already" in system.run("cert", "revoke", "shop", "--reason", "superseded").stdout
 
 
@@ -106,6 +106,38 @@ def test_routes(system: System, tmp_path: Path) -> None:
     assert system.run("client", "route", "stranger", "inbox").returncode == 1
 
 
+def test_the_revocation_list(system: System, tmp_path: Path) -> None:
+    """Printed or written, it verifies against the authority and names who was revoked."""
+    system.run("client", "register", "leaver")
+    issued = json.loads(system.run("cert", "issue", "leaver", "--json").stdout)
+    assert system.run("cert", "revoke", "leaver", "--reason", "cessationOfOperation").returncode == 0
+    written = tmp_path / "crl.der"
+    done = system.run("cert", "crl", "--der", "--out", str(written))
+    assert done.returncode == 0, done.stderr
+    printed = tmp_path / "crl.pem"
+    printed.write_text(system.run("cert", "crl").stdout)
+    for path, form in ((printed, "PEM"), (written, "DER")):
+        told = subprocess.run(
+            ["openssl", "crl", "-in", str(path), "-inform", form, "-noout", "-text",
+             "-CAfile", str(system.certs / "ca.crt")],
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        assert "verify OK" in told.stdout + told.stderr
+        assert issued["serial"].upper() in told.stdout
+        assert "Cessation Of Operation" in told.stdout
+    assert system.run("cert", "crl", "--der").returncode == 2
+
+
+def test_what_expires_is_listed(system: System) -> None:
+    """`--expiring` shows active certificates near their end, and no others."""
+    for name, days in (("brief", "5"), ("long", "300")):
+        system.run("client", "register", name)
+        assert system.run("cert", "issue", name, "--days", days).returncode == 0
+    names = [one["name"] for one in listed(system, "cert", "list", "--expiring")]
+    assert "brief" in names
+    assert not {"long", "demo"} & set(names)
+
+
 def test_unknown_names_and_wrong_use(system: System) -> None:
     """A certificate for nobody says how to make somebody; two selectors at once are wrong use."""
     done = system.run("cert", "issue", "ghost")
@@ -114,6 +146,8 @@ def test_unknown_names_and_wrong_use(system: System) -> None:
     assert system.run("cert", "renew", "ghost").returncode == 1
     assert system.run("cert", "revoke", "demo", "--serial", "1", "--reason", "superseded").returncode == 2
     assert system.run("cert", "revoke", "--serial", "abc", "--reason", "superseded").returncode == 1
+    assert system.run("cert", "revoke", "--serial", "no hex", "--reason", "superseded").returncode == 1
+    assert system.run("cert", "revoke", "demo", "--reason", "because").returncode == 2
     assert system.run("client", "register", "Not A Name").returncode == 1
 
 

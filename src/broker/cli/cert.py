@@ -14,17 +14,24 @@ from broker.settings import Settings
 
 if TYPE_CHECKING:
     from broker.cli.issuing import Written
-    from broker.domain.certificates import CertificateEntry
+    from broker.domain.certificates import CertificateEntry, Crl
 
 ROLES = ("producer", "gateway", "server", "worker", "internal")
-REASONS = (
-    "unspecified",
-    "key_compromise",
-    "affiliation_changed",
-    "superseded",
-    "cessation_of_operation",
-    "privilege_withdrawn",
-)
+
+
+class Reason(click.ParamType[str]):
+    """A reason of RFC 5280, in its spelling or with underscores."""
+
+    name = "reason"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The reason as RFC 5280 spells it."""
+        from broker.domain import certificates
+
+        return certificates.reason_named(value) or self.fail(
+            f"{value!r} is none of {', '.join(certificates.REASONS)}.", param, ctx
+        )
+
 
 _days = click.option("--days", type=int, default=365, show_default=True, help="Validity, 1 to 825.")
 _csr = click.option(
@@ -87,7 +94,10 @@ def renew(settings: Settings, *, as_json: bool, fingerprint: str | None, **optio
 @click.option("--serial", help="This certificate only; hex.")
 @click.option("--fingerprint", help="This certificate only; SHA-256 in hex.")
 @click.option(
-    "--reason", type=click.Choice(REASONS), required=True, help="Recorded, and in the revocation list."
+    "--reason",
+    type=Reason(),
+    required=True,
+    help="Of RFC 5280, such as keyCompromise or superseded. Recorded, and in the revocation list.",
 )
 @json_option
 @with_settings
@@ -103,7 +113,7 @@ def revoke(
     """Refuse all certificates of NAME from now on, or one of them. Again changes nothing."""
     if sum(given is not None for given in (name, serial, fingerprint)) != 1:
         raise click.UsageError("Give exactly one of NAME, --serial and --fingerprint.")
-    which = {"client_id": name, "serial": _hex(serial, strip="0"), "fingerprint": _hex(fingerprint)}
+    which = {"client_id": name, "serial": _hex(serial, "serial"), "fingerprint": _hex(fingerprint)}
     closed = asyncio.run(_revoke(settings, which, reason))
     if as_json:
         from broker.cli.issuing import plain
@@ -119,20 +129,46 @@ def revoke(
 @cert.command("list")
 @click.option("--client", "name", metavar="NAME", help="Those of this client or service only.")
 @click.option("--active", is_flag=True, help="Without those that are revoked, superseded or expired.")
+@click.option("--expiring", is_flag=True, help="Active ones that end within certificate_warning_days.")
 @json_option
 @with_settings
-def list_(settings: Settings, *, name: str | None, active: bool, as_json: bool) -> None:
+def list_(settings: Settings, *, name: str | None, active: bool, expiring: bool, as_json: bool) -> None:
     """Every certificate that was issued, and whether it works."""
+    from broker import clock
     from broker.cli.issuing import plain
 
-    found = [plain(entry) for entry in asyncio.run(_list(settings))]
+    last = clock.now_ms() + settings.certificate_warning_days * 86_400_000
     found = [
-        one for one in found if name in {None, one["name"]} and (not active or one["status"] == "active")
+        plain(entry)
+        for entry in asyncio.run(_list(settings))
+        if name in {None, entry.client_id} and (not expiring or entry.not_after_ms <= last)
     ]
+    found = [one for one in found if not (active or expiring) or one["status"] == "active"]
     if as_json:
         print_json(found)
     else:
         _table(found)
+
+
+@cert.command()
+@click.option("--out", type=UserPath(dir_okay=False), help="Write it here. Default: print it (PEM).")
+@click.option("--der", is_flag=True, help="DER instead of PEM; takes --out.")
+@with_settings
+def crl(settings: Settings, *, out: Path | None, der: bool) -> None:
+    """The revocation list, signed now: what was taken back before its date.
+
+    The server serves the same at /crl.pem and /crl.der, where it has the authority's key.
+    """
+    if der and out is None:
+        raise click.UsageError("--der takes --out FILE.")
+    signed = asyncio.run(_crl(settings))
+    if out is None:
+        click.echo(signed.pem, nl=False)
+        return
+    from broker.services.ca import files
+
+    files.write_file(out, signed.der if der else signed.pem, mode=files.PUBLIC)
+    click.echo(f"Wrote {_near(str(out))}, good for {settings.crl_hours} hours.")
 
 
 async def _issue(settings: Settings, options: dict[str, Any]) -> Written:
@@ -179,9 +215,21 @@ async def _list(settings: Settings) -> list[CertificateEntry]:
         return await directory.certificates(redis, keys.control)
 
 
-def _hex(value: str | None, strip: str = "") -> str | None:
+async def _crl(settings: Settings) -> Crl:
+    from broker import clock
+    from broker.cli import issuing
+
+    authority = issuing.authority(settings)
+    known = await _list(settings)
+    now = clock.now_ms()
+    return authority.crl(known, now_ms=now, next_update_ms=now + settings.crl_hours * 3_600_000)
+
+
+def _hex(value: str | None, field: str = "fingerprint") -> str | None:
     """Hex as tools print it (`AB:CD`) in the registry's spelling."""
-    return None if value is None else value.replace(":", "").lower().lstrip(strip or " ")
+    from broker.domain import certificates
+
+    return None if value is None else certificates.check_hex(value, field)
 
 
 def _tell(written: Written, *, as_json: bool) -> None:
