@@ -47,6 +47,7 @@ ALLOWED: dict[str, set[str]] = {
 # Drivers, and the only parts that may import them.
 DRIVERS = {
     "redis": {"events"},
+    "fsspec": {"events"},
     "aiomysql": {"projections"},
     "pymysql": {"projections"},
     "sqlalchemy": {"projections"},

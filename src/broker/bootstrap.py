@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -241,13 +242,29 @@ async def _worker(parts: Parts, stop: asyncio.Event) -> None:
 
 async def _projector(parts: Parts, stop: asyncio.Event) -> None:
     from broker.projections.store import Store
+    from broker.services.projector.archiving import Archiving
     from broker.services.projector.role import Projector
 
     settings = parts.settings
     # One connection for every stream's transaction, and some for what measures and asks.
     store = Store(settings.mysql_url or "", pool=len(parts.keys.streams) + 2)
-    role = Projector(settings, redis=parts.redis, keys=parts.keys, identity=parts.identity, store=store)
-    await role.run(stop)
+    common: dict[str, Any] = {
+        "redis": parts.redis,
+        "keys": parts.keys,
+        "identity": parts.identity,
+        "store": store,
+    }
+    fullness = parts.fullness()
+    # Halfway to the mark at which nothing more is accepted, room is worth more than history at hand.
+    archiving = partial(
+        Archiving,
+        settings,
+        pressed=lambda: fullness.sample.ratio > settings.log_full_ratio / 2,
+        **common,
+    )
+    role = Projector(settings, archiving=archiving, **common)
+    async with lifecycle.running(fullness.run(stop), on_failure=stop.set):
+        await role.run(stop)
 
 
 ROLES: Final[dict[str, Role]] = {

@@ -45,6 +45,9 @@ IssuerUrl = Annotated[
     ),
 ]
 HttpsUrl = Annotated[str, Meta(pattern="^https://", description="an https:// address")]
+ArchiveUrl = Annotated[
+    str, Meta(min_length=1, description="a directory, or an address such as s3://bucket/folder")
+]
 LogName = Annotated[
     str, Meta(pattern="^[a-z0-9-]{1,32}$", description="1 to 32 of lower-case letters, digits and hyphens")
 ]
@@ -74,6 +77,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     # Read models. Without `mysql_url` the embedded MariaDB of `data_dir` is used.
     mysql_url: MysqlUrl | None = None
     mysql_pool: Annotated[int, Meta(ge=1, le=256)] = 8
+
+    # The archive, and how much history stays in Redis besides.
+    archive_url: ArchiveUrl | None = None
+    archive_segment_mb: Annotated[int, Meta(ge=1, le=256)] = 16
+    archive_segment_seconds: Seconds = 300.0
+    stream_history: Annotated[
+        float, Meta(ge=0, le=YEAR, description="seconds from 0 to a year, 0 for no more than needed")
+    ] = 3600.0
 
     # Roles.
     gateway_host: str = "127.0.0.1"
@@ -162,7 +173,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return self.ca_key or self.certs_dir / "ca.key"
 
 
-SECRET_URLS = frozenset({"redis_url", "mysql_url"})
+SECRET_URLS = frozenset({"redis_url", "mysql_url", "archive_url"})
 SECRETS = frozenset({"key_passphrase", "oidc_client_secret"})
 
 

@@ -25,6 +25,7 @@ COMMANDS: dict[str, Entry] = {
     "demo": Entry("demo", "demo", "A short guided run on `up`."),
     "events": Entry("history", "events", "Read the history."),
     "streams": Entry("streams", "streams", "The log: what lies in Redis."),
+    "archive": Entry("archive", "archive", "The archive: how far it is, and whether it is whole."),
     "projection": Entry("projection", "projection", "Read models: list, lag, resume."),
     "user": Entry("admin", "user", "Users of the portal and the APIs."),
     "client": Entry("admin", "client", "Producers and their routes."),

@@ -34,6 +34,13 @@ MEANINGS: Final[dict[str, dict[str, str]]] = {
         "mysql_url": "A MySQL 8 or MariaDB 10.6+ of your own; not set: the embedded MariaDB",
         "mysql_pool": "Connections of each gateway and server to the database, at most",
     },
+    "Archive": {
+        "archive_url": "Where history is kept for ever; not set: `archive` in `data_dir`. Buckets need the "
+        "package of their scheme, such as s3fs",
+        "archive_segment_mb": "A segment is closed once its events have this size, in MB, before compression",
+        "archive_segment_seconds": "Or once its first event has waited this long; Redis keeps it until then",
+        "stream_history": "History that stays in Redis though nothing needs it there, while memory allows",
+    },
     "Gateway": {
         "gateway_host": "Where it listens",
         "gateway_port": "Its port",

@@ -28,8 +28,9 @@ def info(settings: Settings, *, as_json: bool) -> None:
 
     A message is open until its outcome; due: waits for its next attempt; parked: waits for a person. The lag
     of the group `delivery` is what no worker has read yet, its pending entries are in workers' hands; the
-    group `projections` follows the checkpoints of the database (`broker projection lag`). A stream of another
-    incarnation than the log's, or with a reason for its refusal, takes and gives nothing until
+    group `projections` follows the checkpoints of the database (`broker projection lag`), the group `archive`
+    what was gathered for segments; up to `archived` they are sealed (`broker archive status`). A stream of
+    another incarnation than the log's, or with a reason for its refusal, takes and gives nothing until
     Redis' data is restored.
     """
     found = asyncio.run(_info(settings))
@@ -57,6 +58,7 @@ def _show(found: list[Stream]) -> None:
         "events",
         "first",
         "last",
+        "archived",
         "memory",
         "open",
         "due",
@@ -72,6 +74,7 @@ def _show(found: list[Stream]) -> None:
             str(one.length),
             one.first or "–",
             one.last or "–",
+            one.archived or "–",
             _size(one.memory_bytes),
         )
         own += (_count(one.open), _count(one.due), _count(one.parked))
@@ -89,6 +92,10 @@ def _show(found: list[Stream]) -> None:
             )
         elif one.refused:
             click.echo(f"{click.style(f'{one.stream}: refused', fg='red')}: {one.refused}")
+        if one.held_by:
+            click.echo(
+                f"{one.stream}: history older than wanted stays in Redis, because of it: {one.held_by}"
+            )
     incarnations = ", ".join(f"{one.stream} {one.incarnation or 'none'}" for one in found)
     click.echo(click.style(f"Incarnations: {incarnations}", dim=True))
 

@@ -14,7 +14,7 @@ import msgspec
 from broker.errors import BrokerError, LeaseLost, UnknownEvent
 from broker.events import codec, positions
 from broker.events.codec import Stored
-from broker.events.connection import BLOCK_MS, Redis, call, text, translated
+from broker.events.connection import BLOCK_MS, Redis, call, translated
 from broker.events.keys import PROJECTION_GROUP, StreamKeys
 from broker.events.positions import Position
 from broker.events.scripting import Script
@@ -183,6 +183,6 @@ def entry(position: Position, fields: Sequence[bytes]) -> Stored | Malformed:
             return Stored(position, fields[1].decode("ascii"), fields[3], fields[5], fields[7])
         except UnicodeDecodeError:
             pass
-    names = ", ".join(text(name) for name in fields[::2][:8]) if fields else "none"
+    names = ", ".join(name.decode("utf-8", "replace") for name in fields[::2][:8]) if fields else "none"
     error = UnknownEvent(f"{position}: not an event of this log (fields: {names}).")
     return Malformed(position, error, fields)

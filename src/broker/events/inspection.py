@@ -39,6 +39,10 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int | None
     """Of the stream itself, by the server's estimate; None where it will not tell."""
     groups: list[Group]
+    archived: str | None
+    """The last id that is archived durably, None while nothing is."""
+    held_by: str | None
+    """What keeps history from being cut that is older than wanted, None while nothing does."""
     open: int | None = None
     due: int | None = None
     parked: int | None = None
@@ -48,10 +52,22 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
 
 async def partitions(redis: Redis, log_name: str) -> int:
     """How many partitions the log was created with. Raises LogRefused when Redis holds none."""
-    stored = await call(redis.hget(LogKeys(log_name, 0).control.meta, "partitions"))
-    if stored is None or not text(stored).isdigit():
+    stored = await _meta(redis, log_name, "partitions")
+    if not stored.isdigit():
         raise LogRefused(f"Redis holds no log {log_name!r}; `broker up` creates it.")
-    return int(text(stored))
+    return int(stored)
+
+
+async def log_id(redis: Redis, log_name: str) -> str:
+    """The id of the log, which its archive goes by. Raises LogRefused when Redis holds none."""
+    return await _meta(redis, log_name, "log_id")
+
+
+async def _meta(redis: Redis, log_name: str, field: str) -> str:
+    stored = await call(redis.hget(LogKeys(log_name, 0).control.meta, field))
+    if stored is None:
+        raise LogRefused(f"Redis holds no log {log_name!r}; `broker up` creates it.")
+    return text(stored)
 
 
 async def streams(redis: Redis, keys: LogKeys) -> list[Stream]:
@@ -65,9 +81,11 @@ async def _stream(redis: Redis, keys: StreamKeys) -> Stream:
     pipe.execute_command("XINFO", "STREAM", keys.events)
     pipe.execute_command("XINFO", "GROUPS", keys.events)
     pipe.memory_usage(keys.events)
-    meta, info, groups, memory = await call(pipe.execute(raise_on_error=False))
-    if isinstance(meta, Exception):
-        raise translate(meta)
+    pipe.hmget(keys.archive, ["position", "holder"])
+    meta, info, groups, memory, archive = await call(pipe.execute(raise_on_error=False))
+    for reply in (meta, archive):
+        if isinstance(reply, Exception):
+            raise translate(reply)
     found = _Info({}) if _missing(info) else _Info(_map(info))
     extra = await _partition(redis, keys) if isinstance(keys, PartitionKeys) else {}
     return Stream(
@@ -81,6 +99,8 @@ async def _stream(redis: Redis, keys: StreamKeys) -> Stream:
         # Some hosted servers forbid the command; the rest is worth showing without it.
         memory_bytes=memory if isinstance(memory, int) else None,
         groups=[] if _missing(groups) else [_group(_map(one)) for one in groups],
+        archived=None if archive[0] in {None, b"0-0"} else _optional(archive[0]),
+        held_by=_optional(archive[1] or None),
         **extra,
     )
 

@@ -13,6 +13,7 @@ LAYOUT: Final = "b1"
 HOUR_MS: Final = 3_600_000
 DELIVERY_GROUP: Final = "delivery"
 PROJECTION_GROUP: Final = "projections"
+ARCHIVE_GROUP: Final = "archive"
 
 
 class StreamKeys:
@@ -27,6 +28,10 @@ class StreamKeys:
         """The stream itself."""
         self.lease = f"{self.base}:lease"
         """Hash: owner, epoch, expires (ms) of the projector that owns this stream."""
+        self.archive = f"{self.base}:archive"
+        """Hash: position, events, segment, sha256 that are durably archived; bound and holder of trimming."""
+        self.archive_lease = f"{self.base}:archive-lease"
+        """Hash, as `lease`: of the process that archives and trims this stream."""
 
     def batch(self, batch_id: str) -> str:
         """String with expiry: the result of an append, so that a retry answers instead of appending."""

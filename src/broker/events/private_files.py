@@ -18,7 +18,7 @@ def write(path: Path, content: bytes) -> None:
 
     Durable on return: a crash leaves the old file or the new one, whole. Raises OSError.
     """
-    path.parent.mkdir(mode=PRIVATE_DIRECTORY, parents=True, exist_ok=True)
+    make_directory(path.parent)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
     try:
@@ -30,11 +30,20 @@ def write(path: Path, content: bytes) -> None:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
-    if sys.platform != "win32":
-        _flush_directory(path.parent)
+    _flush_directory(path.parent)
+
+
+def make_directory(path: Path) -> None:
+    """Make `path`, mode 0700, with the directories above it that are missing. Durable. Raises OSError."""
+    missing = [each for each in (path, *path.parents) if not each.exists()]
+    for each in reversed(missing):
+        each.mkdir(mode=PRIVATE_DIRECTORY if each == path else 0o777, exist_ok=True)
+        _flush_directory(each.parent)
 
 
 def _flush_directory(directory: Path) -> None:
+    if sys.platform == "win32":
+        return
     # The rename itself is durable only once its directory is.
     descriptor = os.open(directory, os.O_RDONLY)
     try:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from broker.events.archive.archiver import ArchiveStatus
+from broker.events.archive.archiver import State as ArchiveState
+from broker.events.archive.trimming import TrimStatus
 from broker.projections.status import State, StreamStatus
 from broker.web import metrics as web
 
@@ -52,3 +55,69 @@ class Exporter:
             self._halted.labels(*key).set(owning and projection.halted is not None)
             self._lag_events.labels(*key).set(projection.lag_events or 0 if owning else 0)
             self._lag_seconds.labels(*key).set(projection.lag_seconds or 0 if owning else 0)
+
+
+class ArchiveExporter:
+    """Carries the archivers' and the trimmer's statuses into the metrics; called every second."""
+
+    def __init__(self) -> None:
+        stream = ("stream",)
+        self._counted: dict[tuple[str, str], int] = {}
+        self._holders: dict[str, str] = {}
+        self._state = web.gauge(
+            "broker_archive_state", "1 for the state the stream's archiver is in.", ("stream", "state")
+        )
+        self._position = web.gauge(
+            "broker_archive_position_ms", "Time of the last event that is archived durably, in ms.", stream
+        )
+        self._lag_events = web.gauge("broker_archive_lag_events", "Events not archived durably yet.", stream)
+        self._lag_seconds = web.gauge(
+            "broker_archive_lag_seconds", "Age of the oldest event not archived durably yet.", stream
+        )
+        self._bound = web.gauge("broker_trim_bound_ms", "Below this time, in ms, the stream is cut.", stream)
+        self._overdue = web.gauge(
+            "broker_trim_overdue_seconds", "By how much the oldest event held is older than wanted.", stream
+        )
+        self._holder = web.gauge(
+            "broker_trim_held", "1 for what keeps overdue history from being cut.", ("stream", "holder")
+        )
+        self._counters = {
+            name: web.counter(f"broker_{name}_total", text, stream)
+            for name, text in (
+                ("archive_segments", "Segments sealed."),
+                ("archive_events", "Events archived."),
+                ("archive_plain_bytes", "Bytes of segments before compression."),
+                ("archive_packed_bytes", "Bytes of segments as stored."),
+                ("trim_removed", "Events cut from the stream."),
+                ("trim_moved", "Bodies of long-open messages moved out of the stream."),
+            )
+        }
+
+    def export(self, archive: ArchiveStatus, trim: TrimStatus, *, owning: bool) -> None:
+        """Export one stream. What another process archives shows nothing here: its owner does."""
+        stream = archive.stream
+        for state in ArchiveState:
+            self._state.labels(stream, str(state)).set(archive.state is state)
+        sealed = archive.sealed.end.ms if archive.sealed is not None else 0
+        self._position.labels(stream).set(sealed if owning else 0)
+        self._lag_events.labels(stream).set(archive.lag_events if owning else 0)
+        self._lag_seconds.labels(stream).set(archive.lag_seconds if owning else 0)
+        self._bound.labels(stream).set(trim.bound.ms if owning and trim.bound is not None else 0)
+        self._overdue.labels(stream).set(trim.overdue_seconds if owning else 0)
+        holder = trim.holder if owning else ""
+        if before := self._holders.get(stream):
+            self._holder.labels(stream, before).set(0)
+        if holder:
+            self._holder.labels(stream, holder).set(1)
+        self._holders[stream] = holder
+        counts = (
+            archive.segments,
+            archive.events,
+            archive.plain_bytes,
+            archive.packed_bytes,
+            trim.removed,
+            trim.moved,
+        )
+        for (name, counter), count in zip(self._counters.items(), counts, strict=True):
+            counter.labels(stream).inc(count - self._counted.get((name, stream), 0))
+            self._counted[name, stream] = count

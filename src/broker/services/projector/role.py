@@ -1,4 +1,4 @@
-"""One projector process out of ready-made parts: a runner for every stream, its lag, its metrics."""
+"""One projector process out of ready-made parts: a runner for every stream, lag, metrics, archiving."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from broker.projections.runner import StreamRunner
 from broker.projections.status import State
 from broker.projections.store import Store
 from broker.services.projector import metrics
+from broker.services.projector.archiving import Archiving
 from broker.settings import Settings
 from broker.web.application import serve_sidecar
 from broker.web.health import Check
@@ -40,6 +41,7 @@ class Projector:
         store: Store,
         projections: Sequence[Projection] | None = None,
         owner: str | None = None,
+        archiving: Callable[[str, Sequence[Projection]], Archiving] | None = None,
     ) -> None:
         self._settings = settings
         self._redis = redis
@@ -61,6 +63,7 @@ class Projector:
         ]
         for runner in self.runners:
             runner.status.on_batch = metrics.observe_batch
+        self.archiving = None if archiving is None else archiving(self.owner, wanted)
 
     async def run(self, stop: asyncio.Event, on_bound: Callable[[int], None] | None = None) -> None:
         """Run until `stop`; leases are released at the end. Raises what a runner did not foresee."""
@@ -69,6 +72,8 @@ class Projector:
                 for runner in self.runners:
                     group.create_task(runner.run(stop))
                 group.create_task(self._watch(stop))
+                if self.archiving is not None:
+                    group.create_task(self.archiving.run(stop))
                 group.create_task(
                     serve_sidecar(
                         self.checks,
@@ -106,7 +111,7 @@ class Projector:
             if projection.halted is not None and runner.status.state is State.OWNER
         ]
         found["projections"] = Check(ok=not halted, detail="; ".join(halted))
-        return found
+        return found if self.archiving is None else found | self.archiving.checks()
 
     async def _watch(self, stop: asyncio.Event) -> None:
         """Measure the lag, ask the database, and export the metrics, every second."""
@@ -127,4 +132,6 @@ class Projector:
                         # The runner says so; the last known lag stays.
                         pass
                 self._exporter.export(runner.status)
+            if self.archiving is not None:
+                self.archiving.export()
             await sleep_or_stop(LAG_SECONDS, stop)
