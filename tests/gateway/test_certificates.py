@@ -41,18 +41,23 @@ async def test_without_a_certificate(world, gateway):
 
 @pytest.mark.case("TC-S-003")
 async def test_a_certificate_of_another_authority_fails_the_handshake(world, gateway, tmp_path):
-    """Self-signed or of another CA: TLS itself refuses."""
+    """Self-signed, of another CA, or ours with another name written into it: TLS itself refuses."""
     other = Pki(tmp_path / "other")
     cert, key, _ = other.client()
-    for pair in ((cert, key), world.pki.self_signed()):
+    for pair in ((cert, key), world.pki.self_signed(), world.pki.tampered(claims="demo")):
         with pytest.raises((ssl.SSLError, ConnectionError, asyncio.IncompleteReadError)):
             await Caller(gateway.port, world.pki.client_context(*pair)).submit()
 
 
 @pytest.mark.case("TC-S-004")
-async def test_an_expired_certificate(world, gateway):
+@pytest.mark.parametrize("registered", [False, True])
+async def test_an_expired_certificate(world, gateway, registered):
     """403 that says so, registered or not."""
-    cert, key, _ = world.pki.expired()
+    cert, key, issued = world.pki.expired("demo")
+    if registered:
+        entry = issued.entry("demo", "producer", issued_at_ms=issued.not_before_ms)
+        await world.certificates.renew_certificate(entry, actor=SYSTEM)
+        await wait_until(lambda: gateway.trust.certificate(issued.fingerprint))
     caller = Caller(gateway.port, world.pki.client_context(cert, key))
     assert await refusals(caller) == {(403, "certificate_expired")}
 

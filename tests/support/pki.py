@@ -9,7 +9,9 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
+from msgspec import structs
 
 from broker.domain.certificates import Issued
 from broker.services.ca import files, profiles
@@ -60,6 +62,14 @@ class Pki:
         )
         issued = describe(builder.sign(self.authority._key, hashes.SHA256()), key)
         return *self.write(name, issued), issued
+
+    def tampered(self, name: str = "forged", *, claims: str = "admin1") -> tuple[Path, Path]:
+        """A certificate of this CA in which somebody wrote another name of the same length; the key is its own."""
+        issued = self.authority.issue("a" * len(claims), "producer")
+        der = x509.load_pem_x509_certificate(issued.certificate_pem.encode()).public_bytes(Encoding.DER)
+        forged = x509.load_der_x509_certificate(der.replace(b"a" * len(claims), claims.encode()))
+        pem = forged.public_bytes(Encoding.PEM).decode()
+        return self.write(name, structs.replace(issued, certificate_pem=pem))
 
     def self_signed(self, name: str = "self") -> tuple[Path, Path]:
         key = ec.generate_private_key(ec.SECP256R1())
