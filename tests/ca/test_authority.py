@@ -18,7 +18,7 @@ from broker import clock
 from broker.domain.certificates import CertificateEntry
 from broker.errors import Conflict, NotFound, ValidationError
 from broker.services.ca import authority as ca
-from broker.services.ca import files, sealing
+from broker.services.ca import files, profiles, sealing
 from broker.services.ca.authority import Authority
 
 DAY_MS = ca.DAY_MS
@@ -94,8 +94,17 @@ def test_servers_carry_the_local_names_or_those_asked_for(tmp_path: Path):
         return [str(name.value) for name in found]
 
     assert {"localhost", "127.0.0.1", "::1"} <= set(names(authority.issue("gateway", "gateway")))
-    asked = authority.issue("server", "server", dns=["broker.example"], ips=["10.0.0.7"])
-    assert names(asked) == ["broker.example", "10.0.0.7"]
+    asked = authority.issue("server", "server", dns=["Broker.example", "*.b.example"], ips=["10.0.0.7"])
+    assert names(asked) == ["broker.example", "*.b.example", "10.0.0.7"]
+
+
+@pytest.mark.parametrize(
+    ("host", "named"), [("Box", True), ("my_box", False), ("10.0.0.7", False), ("", False)]
+)
+def test_this_machine_s_name(monkeypatch, host: str, named: bool):
+    """It is among a service's names where it can be one; where it cannot, the others do."""
+    monkeypatch.setattr("socket.gethostname", lambda: host)
+    assert profiles.local_names() == (["localhost", *([host.lower()] if named else [])], ["127.0.0.1", "::1"])
 
 
 def test_a_request_gives_its_key_and_nothing_else(tmp_path: Path):
@@ -156,8 +165,25 @@ def test_a_bad_request_is_refused_by_name(tmp_path: Path, csr: str):
         ("role", {"role": "admin"}),
         ("validity_days", {"validity_days": 0}),
         ("validity_days", {"validity_days": 826}),
-        ("dns", {"dns": ["bücher.example"]}),
-        ("ips", {"ips": ["300.1.1.1"]}),
+        *(
+            ("dns", {"role": "server", "dns": [name]})
+            for name in (
+                "bücher.example",
+                "",
+                "a b",
+                ".x",
+                "x..y",
+                "http://x",
+                "-x",
+                "x-",
+                "a.*",
+                "x\n",
+                "x" * 64,
+            )
+        ),
+        ("ips", {"role": "gateway", "ips": ["300.1.1.1"]}),
+        ("dns", {"dns": ["shop.example"]}),
+        ("ips", {"role": "worker", "ips": ["10.0.0.7"]}),
     ],
 )
 def test_bad_values_are_refused_by_name(tmp_path: Path, field: str, values: dict):

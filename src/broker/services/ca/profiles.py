@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -16,6 +17,9 @@ from broker.errors import ValidationError
 
 ORGANISATION = "Message Broker"
 SERVER_ROLES = frozenset({"gateway", "server"})
+MAX_DNS = 253
+# RFC 1123, section 2.1; a wildcard may stand for the first label (RFC 9525, section 6.3).
+_DNS = re.compile(r"(\*\.)?[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 
 PublicKey = CertificatePublicKeyTypes
 
@@ -82,13 +86,15 @@ def purposes_of(role: str) -> list[x509.ObjectIdentifier]:
 
 def alternative_names(role: str, dns: Iterable[str], ips: Iterable[str]) -> list[x509.GeneralName]:
     """The names asked for; a server role without any gets this machine's. Raises ValidationError."""
-    dns, ips = list(dns), list(ips)
+    dns, ips = [name.lower() for name in dns], list(ips)
+    if role not in SERVER_ROLES and (dns or ips):
+        raise ValidationError("dns" if dns else "ips", f"are for gateways and servers; a {role} has none")
     if role in SERVER_ROLES and not dns and not ips:
         dns, ips = local_names()
-    try:
-        found: list[x509.GeneralName] = [x509.DNSName(name) for name in dict.fromkeys(dns)]
-    except ValueError as error:
-        raise ValidationError("dns", str(error)) from error
+    for name in dns:
+        if not _is_dns(name):
+            raise ValidationError("dns", f"takes DNS names such as broker.example; {name[:64]!r} is none")
+    found: list[x509.GeneralName] = [x509.DNSName(name) for name in dict.fromkeys(dns)]
     try:
         found += [x509.IPAddress(ipaddress.ip_address(address)) for address in dict.fromkeys(ips)]
     except ValueError as error:
@@ -99,8 +105,12 @@ def alternative_names(role: str, dns: Iterable[str], ips: Iterable[str]) -> list
 def local_names() -> tuple[list[str], list[str]]:
     """DNS names and addresses by which this machine's own processes reach each other."""
     host = socket.gethostname().lower()
-    fits = host.isascii() and 0 < len(host) <= 253 and not host.replace(".", "").isdigit()
+    fits = _is_dns(host) and not host.replace(".", "").isdigit()
     return list(dict.fromkeys(["localhost", *([host] if fits else [])])), ["127.0.0.1", "::1"]
+
+
+def _is_dns(name: str) -> bool:
+    return len(name) <= MAX_DNS and _DNS.fullmatch(name) is not None
 
 
 def utc(ms: int) -> datetime:
