@@ -5,17 +5,15 @@
 
 from __future__ import annotations
 
-import hashlib
-from functools import cache
 from pathlib import Path
 from typing import Final
 
-import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from broker.web import static
 from broker.web.openapi import Media, Operation, path_parameter
 
 STATIC: Final = Path(__file__).parent / "static"
@@ -24,13 +22,14 @@ POLICY: Final = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _PAGE: Final = "docs.html"
-_KINDS: Final = {
-    "docs.js": "text/javascript",
-    "swagger-ui/swagger-ui-bundle.js": "text/javascript",
-    "swagger-ui/swagger-ui.css": "text/css",
-    "swagger-ui/favicon-32x32.png": "image/png",
-}
-_NAMES: Final = {path.rpartition("/")[2]: path for path in _KINDS}
+_FILES: Final = (
+    "docs.js",
+    "swagger-ui/swagger-ui-bundle.js",
+    "swagger-ui/swagger-ui.css",
+    "swagger-ui/favicon-32x32.png",
+)
+_NAMES: Final = {path.rpartition("/")[2]: path for path in _FILES}
+_KINDS: Final = sorted({static.KINDS[Path(path).suffix] for path in _FILES})
 
 OPERATIONS: Final = [
     Operation(
@@ -44,24 +43,12 @@ OPERATIONS: Final = [
         method="get",
         path="/docs/{file}",
         summary="Scripts and styles of that page.",
-        answers={200: tuple(Media(kind) for kind in sorted(set(_KINDS.values()))), 304: None},
+        answers={200: tuple(Media(kind) for kind in _KINDS), 304: None},
         errors=(404,),
         parameters=[path_parameter("file", "One that the page names.")],
         certificate=False,
     ),
 ]
-
-
-class _File(msgspec.Struct, frozen=True):
-    content: bytes
-    kind: str
-    etag: str
-
-
-@cache
-def _file(path: str, kind: str) -> _File:
-    content = (STATIC / path).read_bytes()
-    return _File(content, kind, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
 
 
 def routes() -> list[Route]:
@@ -70,26 +57,16 @@ def routes() -> list[Route]:
 
 
 async def _page(request: Request) -> Response:
-    return _answer(request, _file(_PAGE, "text/html"))
+    return _answer(request, _PAGE)
 
 
 async def _asset(request: Request) -> Response:
     path = _NAMES.get(request.path_params["file"])
     if path is None:
         raise HTTPException(404)
-    return _answer(request, _file(path, _KINDS[path]))
+    return _answer(request, path)
 
 
-def _answer(request: Request, file: _File) -> Response:
-    headers = {
-        # Looked at again each time, and sent again only after an upgrade.
-        "cache-control": "no-cache",
-        "etag": file.etag,
-        "content-security-policy": POLICY,
-        "cross-origin-resource-policy": "same-origin",
-        "referrer-policy": "no-referrer",
-        "x-content-type-options": "nosniff",
-    }
-    if request.headers.get("if-none-match") == file.etag:
-        return Response(status_code=304, headers=headers)
-    return Response(file.content, headers=headers, media_type=file.kind)
+def _answer(request: Request, path: str) -> Response:
+    headers = {"content-security-policy": POLICY, "referrer-policy": "no-referrer"}
+    return static.answer(request, static.load(STATIC / path), headers)

@@ -6,7 +6,6 @@ sealed in a cookie: no server keeps it, each can finish what another began, and 
 
 from __future__ import annotations
 
-import base64
 import secrets
 from collections.abc import Callable
 from typing import Any, Final
@@ -17,7 +16,8 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from broker import clock
-from broker.errors import KeyUnavailable, NotFound, Undecryptable, ValidationError
+from broker.errors import NotFound, ValidationError
+from broker.events import sealed_text
 from broker.events.keyring import Keyring
 from broker.events.sessions import Session
 from broker.events.sign_in import SignIn, SignInRefused
@@ -134,15 +134,13 @@ class SingleSignOn:
         return self._provider
 
     def _seal(self, flow: _Flow) -> str:
-        sealed = self._keyring.wrap(msgspec.msgpack.encode(flow), _AAD)
-        return base64.urlsafe_b64encode(msgspec.msgpack.encode(sealed)).decode()
+        return sealed_text.seal(self._keyring, msgspec.msgpack.encode(flow), _AAD)
 
     def _unseal(self, cookie: str) -> _Flow | None:
+        content = sealed_text.unseal(self._keyring, cookie, _AAD)
         try:
-            raw = base64.urlsafe_b64decode(cookie.encode("ascii"))
-            key_id, sealed = msgspec.msgpack.decode(raw, type=tuple[str, bytes])
-            return msgspec.msgpack.decode(self._keyring.unwrap(key_id, sealed, _AAD), type=_Flow)
-        except (ValueError, msgspec.MsgspecError, KeyUnavailable, Undecryptable):
+            return None if content is None else msgspec.msgpack.decode(content, type=_Flow)
+        except msgspec.MsgspecError:
             return None
 
 

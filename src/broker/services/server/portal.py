@@ -7,15 +7,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from broker import telemetry
 from broker.domain.users import UserEntry
-from broker.errors import ValidationError
-from broker.events.access import AccessLog
+from broker.events.accounts import Accounts
 from broker.events.login_throttle import Throttled
-from broker.events.sessions import Session, SessionEnded, Sessions
-from broker.events.sign_in import SignIn, SignInRefused
-from broker.events.types import LoggedOut
-from broker.events.user_commands import UserCommands
+from broker.events.sessions import Session, SessionEnded
+from broker.events.sign_in import SignInRefused
 from broker.services.server import bearer, exchange, portal_wire, visibility
 from broker.services.server.bearer import Bearer
 from broker.services.server.tokens import LIFETIME, Tokens
@@ -38,18 +34,14 @@ class Portal:
         *,
         admitted: Bearer,
         tokens: Tokens,
-        sessions: Sessions,
-        sign_in: SignIn,
-        commands: UserCommands,
-        access: AccessLog,
+        accounts: Accounts,
         models: ReadModels | None,
     ) -> None:
         self._admitted = admitted
         self._tokens = tokens
-        self._sessions = sessions
-        self._sign_in = sign_in
-        self._commands = commands
-        self._access = access
+        self._accounts = accounts
+        self._sessions = accounts.sessions
+        self._sign_in = accounts.sign_in
         self._models = models
 
     def routes(self) -> list[Route]:
@@ -87,11 +79,7 @@ class Portal:
     async def logout(self, request: Request) -> Response:
         """End the session that the access token names."""
         caller = await self._admitted(request.scope)
-        if await self._sessions.end(caller.session_id, caller.user.user_id):
-            event = LoggedOut(caller.user.user_id)
-            await self._access.append(
-                (caller.actor, event), actor=caller.actor, correlation_id=telemetry.correlation.get()
-            )
+        await self._accounts.sign_out(caller.session_id, caller.user.user_id)
         return Response(status_code=204)
 
     async def profile(self, request: Request) -> Response:
@@ -104,24 +92,13 @@ class Portal:
         caller = await self._admitted(request.scope)
         given = await exchange.read(request, _password, MAX_BYTES)
         try:
-            good = await self._sign_in.check(caller.user, given.current_password, peer.address(request.scope))
+            session, done = await self._accounts.change_password(
+                caller.user, given.current_password, given.new_password, peer.address(request.scope)
+            )
         except Throttled as error:
             raise _later(error) from None
-        if not good:
-            raise ValidationError("current_password", "is not your password")
-        if given.new_password == given.current_password:
-            raise ValidationError("new_password", "must be another one")
-        try:
-            done = await self._commands.change_password(
-                caller.user.user_id,
-                given.new_password,
-                actor=caller.actor,
-                correlation_id=telemetry.correlation.get(),
-            )
-        except ValidationError as error:
-            raise ValidationError("new_password", error.reason) from None
         visible = await visibility.wait(self._models, done.positions, "users")
-        pair = self.pair(await self._sessions.start(done.value))
+        pair = self.pair(session)
         return exchange.answer(portal_wire.PasswordChanged(**msgspec.structs.asdict(pair), visible=visible))
 
     def pair(self, session: Session) -> portal_wire.TokenPair:
