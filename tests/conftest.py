@@ -19,6 +19,11 @@ hypothesis.settings.register_profile("broker", deadline=None)
 hypothesis.settings.load_profile("broker")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--full`: the load cases run their whole length, an hour and more in all."""
+    parser.addoption("--full", action="store_true", help="run load cases in their full length")
+
+
 @pytest.fixture(scope="session")
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
     """A Valkey that all tests share; tests that stop or fill one use `own_valkey`."""

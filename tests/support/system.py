@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -103,17 +104,25 @@ class System:
         return resolve(load(environ={}, data_dir=self.data, certs_dir=self.certs, **self.overrides))
 
     def client(
-        self, certificate: str | None = "clients/demo/client", port: str = "gateway_port"
+        self,
+        certificate: str | None = "clients/demo/client",
+        port: str = "gateway_port",
+        connections: int = 100,
     ) -> httpx.AsyncClient:
         """An HTTPS client with a certificate of `certs`, against the gateway or another port."""
-        import ssl
+        return httpx.AsyncClient(
+            base_url=f"https://localhost:{self.overrides[port]}",
+            verify=self.context(certificate),
+            timeout=30,
+            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+        )
 
+    def context(self, certificate: str | None) -> ssl.SSLContext:
+        """Trusts this system's CA and presents this certificate."""
         context = ssl.create_default_context(cafile=str(self.certs / "ca.crt"))
         if certificate:
             context.load_cert_chain(self.certs / f"{certificate}.crt", self.certs / f"{certificate}.key")
-        return httpx.AsyncClient(
-            base_url=f"https://localhost:{self.overrides[port]}", verify=context, timeout=30
-        )
+        return context
 
     def mysql(self) -> pymysql.Connection:
         where = address.parse(self.settings.mysql_url)

@@ -24,7 +24,8 @@ LINT = (
 def test(suite: str | None, pytest_args: tuple[str, ...]) -> None:
     """Run the linters, the type checker and all tests; or SUITE, one directory of tests/, or `lint`.
 
-    What follows `--` goes to pytest: `./broker test events -- -k append -x`.
+    What follows `--` goes to pytest: `./broker test events -- -k append -x`. `./broker test load --full` gives
+    the load cases their whole length, an hour and a half in all.
     """
     if not (ROOT / "tests").is_dir():
         raise click.ClickException("The tests are in the source checkout; run `./broker test` there.")
@@ -40,7 +41,9 @@ def test(suite: str | None, pytest_args: tuple[str, ...]) -> None:
     target = _target(suite)
     _servers()
     # Most tests wait for servers and processes: a few at a time take half as long, even on two cores.
-    spread = () if pytest_args else ("-n", str(WORKERS), "--dist", "loadfile")
+    # Load by itself, or it measures the others.
+    alone = bool(pytest_args) or suite == "load"
+    spread = () if alone else ("-n", str(WORKERS), "--dist", "loadfile")
     code = _run(("pytest", str(target), *spread, *pytest_args), environ)
     # Nothing is printed after pytest's summary; what failed before it was said before it.
     sys.exit(code or (1 if failed else 0))

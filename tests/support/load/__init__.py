@@ -1,0 +1,1 @@
+"""Load on a running system: offering it, watching what it does, accounting for every message."""
