@@ -1,13 +1,16 @@
-"""Whatever is sent to the internal API, the answer is a 2xx or a 4xx, never a 500."""
+"""Whatever is sent to the server, the answer is a 2xx or a 4xx, never a 500."""
 
 from __future__ import annotations
 
 import json
+import re
+import urllib.parse
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from broker.services.server import api
 from support.calling import NUMBER, Caller
 from support.serving import connection
 from support.waiting import wait_until
@@ -66,6 +69,24 @@ async def test_bodies(world, server, path):
         for body in bodies:
             answer = await caller.post(path, body, raw=raw)
             assert answer.status in {200, 400, 404, 409}, (answer.status, answer.body, body)
+
+
+ODD = [
+    "\u008c", "é", "😀", "%", "_", "\\", "'", "\u202e", "-1", "1e9", "null", "[]", "\ud7ff", " ", "a" * 512,
+]  # fmt: skip
+
+
+async def test_parameters_of_any_text(reading):
+    """Each parameter of all that people read, in the query or the path: an answer or a 4xx, whatever it says."""
+    for operation in (each for each in api.OPERATIONS if each.bearer and each.method == "get"):
+        for parameter in operation.parameters:
+            for odd in ODD:
+                text = urllib.parse.quote(odd, safe="")
+                path = re.sub(r"\{[^}]+\}", text, operation.path)
+                if parameter["in"] == "query":
+                    path = f"{path}?{parameter['name']}={text}"
+                answer = await reading.get("admin", path)
+                assert answer.status in {200, 400, 404}, (path, answer.body)
 
 
 @pytest.mark.parametrize("message", ["x", "%00", "..%2f..", "01890000-0000-7000-8000-0000000000ff"])

@@ -7,7 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from support import system as systems
+from support.fixtures import pki, world
 from support.system import System
+
+__all__ = ["pki", "world"]
 
 
 @pytest.fixture(scope="session")

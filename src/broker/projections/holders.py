@@ -104,7 +104,8 @@ async def clients(
         where.append("status=%s")
         args.append(status)
     if search is not None:
-        where.append("LOCATE(%s,client_id)>0")
+        # Names are ASCII, and what is searched for may be anything.
+        where.append("LOCATE(%s,CONVERT(client_id USING utf8mb4))>0")
         args.append(search)
     wanted = Wanted(table="clients", columns=_CLIENT, where=where, args=args, order=("client_id",))
     found = await keyset.page(store, wanted, per_page=per_page, at=at)

@@ -15,7 +15,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from broker.web import problems
+from broker.web import problems, shapes
 from broker.web.health import Answer, version
 from broker.web.problems import CONTENT_TYPE, Document
 
@@ -253,13 +253,13 @@ def common(health: str, doing: str) -> list[Operation]:
 
 
 def path_parameter(name: str, description: str) -> dict[str, Any]:
-    """A parameter that is a part of the path."""
+    """A parameter that is a part of the path; `message_id` has the form of one."""
     return {
         "name": name,
         "in": "path",
         "required": True,
         "description": description,
-        "schema": {"type": "string"},
+        "schema": shapes.MESSAGE_ID if name == "message_id" else {"type": "string"},
     }
 
 

@@ -110,6 +110,8 @@ def parameter(name: str, description: str, schema: Mapping[str, Any] | None = No
         "name": name,
         "in": "query",
         "required": False,
+        # Forms send what nobody filled in as well: it counts as absent.
+        "allowEmptyValue": True,
         "description": description,
         "schema": dict(schema or {"type": "string"}),
     }

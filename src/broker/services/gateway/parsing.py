@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from time import perf_counter
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
@@ -13,7 +13,7 @@ from msgspec import Meta
 from broker.domain import submission
 from broker.domain.submission import Submission
 from broker.errors import ValidationError
-from broker.web import body
+from broker.web import body, shapes
 from broker.web.problems import Detail, Problem
 
 MAX_MESSAGE_BYTES = 64 * 1024
@@ -26,15 +26,15 @@ TURN_SECONDS = 0.01
 class Message(msgspec.Struct, forbid_unknown_fields=True):
     """The body of POST /api/v1/messages."""
 
-    sender_number: str
-    message_body: str
-    metadata: dict[str, Any] | None = None
+    sender_number: shapes.SenderNumber
+    message_body: shapes.MessageBody
+    metadata: shapes.Metadata | None = None
 
 
 class Item(Message, forbid_unknown_fields=True):
     """One message of a batch."""
 
-    idempotency_key: str | None = None
+    idempotency_key: shapes.IdempotencyKey | None = None
 
 
 class Batch(msgspec.Struct):

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from broker.web import shapes
+
 MAX_DELIVERIES = 1000
 MAX_ERROR = 500
 
@@ -34,10 +36,10 @@ ErrorText = Annotated[
 class Register(msgspec.Struct, forbid_unknown_fields=True):
     """A message to be queued for a client. With a `message_id` (UUIDv7) it can be repeated."""
 
-    client_id: str
-    sender_number: str
-    message_body: str
-    message_id: str | None = None
+    client_id: shapes.ClientName
+    sender_number: shapes.SenderNumber
+    message_body: shapes.MessageBody
+    message_id: shapes.MessageId | None = None
     queued_at: str | None = None
     domain: Annotated[str, Meta(min_length=1, max_length=253, pattern=_PRINTABLE)] | None = None
 
@@ -106,7 +108,7 @@ class StatusUpdate(msgspec.Struct, forbid_unknown_fields=True):
 class MessageStatusUpdate(StatusUpdate, forbid_unknown_fields=True, kw_only=True):
     """As StatusUpdate, with the message."""
 
-    message_id: str
+    message_id: shapes.MessageId
 
 
 class StatusAnswer(msgspec.Struct, frozen=True):
