@@ -275,6 +275,25 @@ async def test_the_life_of_a_certificate(reading, tmp_path):
         assert await submits(later, context) == (403, "certificate_revoked")
 
 
+@pytest.mark.case("TC-S-002")
+async def test_a_service_s_certificate_ends_with_its_revocation(reading, tmp_path):
+    """A worker's open connection to the internal API is refused too, though nobody closed it."""
+    made = await generate(reading, "worker-7", role="worker")
+    context = presenting(reading.world, tmp_path, made)
+    caller = Caller(reading.server.port, context)
+    async with connection(reading.server.port, context) as raw:
+
+        async def answers(wanted: tuple[int, str]) -> bool:
+            answer = await caller.post("/internal/messages/status", b"{", raw=raw)
+            return (answer.status, answer.json["error"]) == wanted
+
+        await wait_until(lambda: answers((400, "malformed_json")))
+        revoked = await reading.post("admin", REVOKE, {"client_name": "worker-7", "reason": "superseded"})
+        assert revoked.status == 200
+        # The server that answered knows it already.
+        assert await answers((403, "certificate_revoked"))
+
+
 async def test_certificates_of_services(reading):
     """Names for servers; several of one name, of which a renewal says which; they are nobody's client."""
     first = await generate(reading, "edge", role="gateway", dns=["edge.example"], ips=["10.0.0.7"])

@@ -257,6 +257,7 @@ async def test_nobody_of_this_id(reading):
         assert (answer.status, answer.json["error"]) == (404, "not_found"), (method, path, answer.body)
 
 
+@pytest.mark.case("TC-M-008")
 @pytest.mark.parametrize("name", ["reader", "auditor"])
 async def test_others_are_let_near_nobody(reading, name):
     """403 on every route, before the body is looked at; nothing is written."""

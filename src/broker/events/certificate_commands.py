@@ -67,7 +67,7 @@ class CertificateCommands:
         overlap_ms: int = certificates.RENEWAL_OVERLAP_MS,
         correlation_id: str | None = None,
     ) -> Committed[CertificateEntry]:
-        """Let a certificate in for another, which works for the overlap yet.
+        """Let a certificate in for another, which works for the overlap yet; the value is that other one.
 
         `replaces`: fingerprint of the one replaced; needed only where a service has several. Raises NotFound,
         Conflict, ValidationError.
@@ -86,7 +86,9 @@ class CertificateCommands:
                 )
             now = clock.now_ms()
             change = certificates.decide_renew(chosen, new, now_ms=now, overlap_ms=overlap_ms)
-            return issue(view, new, change, client)
+            changes = issue(view, new, change, client)
+            (changes.value,) = change.closed
+            return changes
 
         return await self._registry.transact(decide, actor=actor, correlation_id=correlation_id)
 

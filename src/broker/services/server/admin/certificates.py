@@ -20,7 +20,6 @@ from broker.domain.certificates import Issued as Signed
 from broker.errors import NotFound, ValidationError
 from broker.events.certificate_commands import PRODUCER, CertificateCommands
 from broker.events.client_commands import ClientCommands
-from broker.events.control import certificate_field
 from broker.projections import holders
 from broker.projections.holders import Certificate
 from broker.services.server import exchange, visibility
@@ -46,7 +45,6 @@ class Certificates:
 
     def __init__(self, parts: Parts) -> None:
         self._admins = parts.admins
-        self._registry = parts.registry
         self._authority = parts.authority
         self._commands = CertificateCommands(parts.registry)
         self._clients = ClientCommands(parts.registry, parts.keyring)
@@ -68,6 +66,8 @@ class Certificates:
         """A certificate for somebody who has none that is active."""
         caller = await self._admins(request.scope)
         given = await exchange.read(request, _generate)
+        if given.role != PRODUCER and given.domain is not None:
+            raise ValidationError("domain", f"is a client's; a {given.role} has none")
         signed = await self._authority.issue(
             given.client_name,
             given.role,
@@ -81,8 +81,6 @@ class Certificates:
             admitted = await self._clients.admit_client(entry, given.domain, **by(caller))
             registered, positions = admitted.value, admitted.positions
         else:
-            if given.domain is not None:
-                raise ValidationError("domain", f"is a client's; a {given.role} has none")
             done = await self._commands.record_certificate(entry, **by(caller))
             registered, positions = False, done.positions
         visible = await visibility.wait(self._database, positions, "clients")
@@ -107,14 +105,12 @@ class Certificates:
         done = await self._commands.renew_certificate(
             entry, replaces=replaced.fingerprint, overlap_ms=overlap, **by(caller)
         )
-        closed = await self._registry.read(certificate_field(replaced.fingerprint), CertificateEntry)
-        ends = replaced.not_after_ms if closed is None else closed.revoked_at_ms
         visible = await visibility.wait(self._database, done.positions, "clients")
         return await self._issued(
             signed,
             entry,
             replaces=replaced.fingerprint,
-            overlap_until=None if ends is None else clock.iso(ends),
+            overlap_until=_time(done.value.revoked_at_ms),
             visible=visible,
         )
 

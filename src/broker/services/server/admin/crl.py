@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from broker import clock
 from broker.domain import certificates
-from broker.domain.certificates import CertificateEntry, Crl
+from broker.domain.certificates import CertificateEntry
 from broker.errors import AuthorityUnavailable
 from broker.events.trust import Trust
 from broker.services.server.authority import Authority
@@ -28,10 +28,19 @@ HOUR_MS: Final = 3_600_000
 _NEVER: Final = 253_402_300_799_999
 
 
+class Spelling(msgspec.Struct, frozen=True):
+    """The list as it is handed out in one format."""
+
+    content: bytes
+    etag: str
+    media_type: str
+
+
 class Signed(msgspec.Struct, frozen=True):
     """A list, of which registry, who is on it, and until when it is the right one; times in milliseconds."""
 
-    crl: Crl
+    pem: Spelling
+    der: Spelling
     revision: str | None
     listed: frozenset[str]
     renew_ms: int
@@ -57,21 +66,13 @@ class RevocationList:
 
     async def pem(self, request: Request) -> Response:
         """The list as PEM."""
-        return await self._answer(request, lambda crl: crl.pem, PEM)
+        signed = await self.current()
+        return _answer(request, signed.pem, signed.next_update_ms)
 
     async def der(self, request: Request) -> Response:
         """The list as DER, as RFC 5280 (4.2.1.13) wants it served."""
-        return await self._answer(request, lambda crl: crl.der, DER)
-
-    async def _answer(self, request: Request, spelt: Callable[[Crl], bytes], media_type: str) -> Response:
         signed = await self.current()
-        content = spelt(signed.crl)
-        etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
-        left = max(0, signed.next_update_ms - clock.now_ms()) // 1000
-        headers = {"etag": etag, "cache-control": f"public, max-age={min(MAX_AGE, left)}"}
-        if _holds(request, etag):
-            return Response(status_code=304, headers=headers)
-        return Response(content, headers=headers, media_type=media_type)
+        return _answer(request, signed.der, signed.next_update_ms)
 
     async def current(self) -> Signed:
         """The list as of now. Raises AuthorityUnavailable."""
@@ -100,7 +101,20 @@ class RevocationList:
     ) -> Signed:
         until = now + self._life_ms
         crl = await self._authority.crl(known, now_ms=now, next_update_ms=until)
-        return Signed(crl, revision, listed, min(now + self._life_ms // 2, *_joining(known, now)), until)
+        renew = min(now + self._life_ms // 2, *_joining(known, now))
+        return Signed(_spelt(crl.pem, PEM), _spelt(crl.der, DER), revision, listed, renew, until)
+
+
+def _spelt(content: bytes, media_type: str) -> Spelling:
+    return Spelling(content, f'"{hashlib.sha256(content).hexdigest()[:32]}"', media_type)
+
+
+def _answer(request: Request, spelt: Spelling, next_update_ms: int) -> Response:
+    left = max(0, next_update_ms - clock.now_ms()) // 1000
+    headers = {"etag": spelt.etag, "cache-control": f"public, max-age={min(MAX_AGE, left)}"}
+    if _holds(request, spelt.etag):
+        return Response(status_code=304, headers=headers)
+    return Response(spelt.content, headers=headers, media_type=spelt.media_type)
 
 
 def _joining(known: Sequence[CertificateEntry], now: int) -> list[int]:
