@@ -17,6 +17,7 @@ from broker.events import connection, durability, log_identity
 from broker.events.appender import Appender, Durability
 from broker.events.connection import Redis
 from broker.events.durability import Fullness
+from broker.events.key_holders import KeyHolder
 from broker.events.keyring import Keyring
 from broker.events.keys import LogKeys
 from broker.events.log_identity import LogIdentity
@@ -54,6 +55,11 @@ class Parts(msgspec.Struct, frozen=True):
             poll=settings.trust_poll,
             max_age=settings.trust_max_age,
         )
+
+    def key_holder(self) -> KeyHolder:
+        """What says which master keys this process has loaded."""
+        control = self.keys.control
+        return KeyHolder(self.redis, control, self.identity.incarnations[control.stream], self.keyring)
 
     def appender(self, *, waitaof: bool = False) -> Appender:
         """Group commit with the settings' idempotency and durability."""
@@ -166,7 +172,7 @@ async def followed(parts: Parts, trust: Trust, stop: asyncio.Event) -> AsyncIter
 
     async def follow() -> None:
         if await durable(parts, stop):
-            await asyncio.gather(trust.run(stop), fullness.run(stop))
+            await asyncio.gather(trust.run(stop), fullness.run(stop), parts.key_holder().run(stop))
 
     async with lifecycle.running(follow(), on_failure=stop.set):
         yield fullness

@@ -168,6 +168,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return self.keyring or self.data_dir / "keys" / "keyring"
 
     @property
+    def token_keys_path(self) -> Path:
+        """The sealed keys that sign access tokens."""
+        return self.data_dir / "keys" / "token-keys"
+
+    @property
     def ca_key_path(self) -> Path:
         """The certificate authority's key. A server without it issues nothing and signs no list."""
         return self.ca_key or self.certs_dir / "ca.key"

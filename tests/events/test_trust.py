@@ -17,6 +17,7 @@ from broker.events import trust as trust_module
 from broker.events.certificate_commands import CertificateCommands
 from broker.events.client_commands import ClientCommands
 from broker.events.control import Registry, client_field
+from broker.events.key_commands import KeyCommands
 from broker.events.keyring import Keyring
 from broker.events.keys import ControlKeys
 from broker.events.trust import Trust
@@ -169,7 +170,11 @@ async def test_every_command_is_followed(world, monkeypatch):
     second = msgspec.structs.replace(first, fingerprint=secrets.token_hex(32), serial="0a")
     await world.certificates.renew_certificate(second, actor="system")
     await same()
-    await world.clients.rotate_keys("demo", actor="system")
+    rotating = KeyCommands(world.registry, world.keyring)
+    await rotating.add("demo", actor="system")
+    await same()
+    assert trust.keys("demo").active.number == 1
+    await rotating.activate("demo", 2, actor="system")
     await same()
     assert trust.keys("demo").active.number == 2
     user = (await world.users.create_user("a@b", "long enough", "user", ["demo"], actor="system")).value
@@ -403,12 +408,13 @@ async def test_it_stops_soon_even_while_redis_is_silent(world, valkey):
 
 async def test_followers_agree_after_a_storm_of_changes(world):
     """Changes by many at once while a follower polls: in the end it equals a fresh load."""
+    rotating = KeyCommands(world.registry, world.keyring)
     async with world.following(poll=0.001) as trust:
 
         async def churn(number: int) -> None:
             name = f"client-{number}"
             made = await world.client(name)
-            await world.clients.rotate_keys(name, actor="system")
+            await rotating.activate(name, (await rotating.add(name, actor="system")).value, actor="system")
             if number % 2:
                 await world.certificates.revoke_certificate(
                     reason="keyCompromise", actor="x", fingerprint=made.fingerprint

@@ -30,6 +30,7 @@ COMMANDS: dict[str, Entry] = {
     "user": Entry("admin", "user", "Users of the portal and the APIs."),
     "client": Entry("admin", "client", "Producers and their routes."),
     "cert": Entry("cert", "cert", "Certificates: issue, renew, revoke, list."),
+    "keys": Entry("keys", "keys", "Keys: list, rotate, remove."),
     "gateway": Entry("roles", "gateway", "Run the gateway."),
     "server": Entry("roles", "server", "Run the server."),
     "worker": Entry("roles", "worker", "Run a delivery worker."),

@@ -126,25 +126,3 @@ class ClientCommands:
             return changes
 
         return await self._registry.transact(decide, actor=actor, correlation_id=correlation_id)
-
-    async def rotate_keys(
-        self, client_id: str, *, actor: str, correlation_id: str | None = None
-    ) -> Committed[int]:
-        """Seal with fresh keys from now on, the old ones still unseal; the value is the new key number.
-
-        Raises NotFound, KeyUnavailable, Undecryptable.
-        """
-        field = client_field(client_id)
-
-        def decide(view: View) -> Changes[int]:
-            entry = clients.known(view.get(field, ClientEntry), client_id)
-            wrapped = view.client_keys(client_id)
-            if wrapped is None:
-                raise NotFound(f"{client_id} has no keys.")
-            keys = ClientKeys.unwrap(client_id, wrapped, self._keyring).rotated()
-            number = keys.active.number
-            event = types.KeyRotated("client", str(number), client_id)
-            # The entry is written unchanged: its version is what makes two rotations notice each other.
-            return Changes(number, [(field, event)], {field: entry}, {client_id: keys.wrapped(self._keyring)})
-
-        return await self._registry.transact(decide, actor=actor, correlation_id=correlation_id)

@@ -86,6 +86,8 @@ class ControlKeys(StreamKeys):
         """Hash: `client:x`, `cert:fingerprint`, `user:id`, `email:x` … → `version|payload`."""
         self.client_keys = f"{self.base}:client-keys"
         """Hash: client → its keys, wrapped by the master key. Never in events, archive or data backups."""
+        self.key_holders = f"{self.base}:key-holders"
+        """Hash: process → milliseconds until which it counts, `|`, ids of the master keys it has loaded."""
 
     def notice(self, name: str, day: str) -> str:
         """String with expiry: this was said on this day."""

@@ -104,12 +104,22 @@ class ClientKeys:
 
     def rotated(self) -> ClientKeys:
         """The same with a fresh key active; the old ones still unseal. Raises KeyUnavailable past 65535."""
+        added = self.added()
+        return added.activated(max(added.versions))
+
+    def added(self) -> ClientKeys:
+        """The same with a fresh key that is not active yet. Raises KeyUnavailable past 65535."""
         number = max(self.versions) + 1
         if number > MAX_KEY_NUMBER:
             raise KeyUnavailable(f"{self.client_id} has used up its key numbers.")
-        return ClientKeys(
-            self.client_id, {**self.versions, number: _fresh(number)}, number, self._request_key
-        )
+        versions = {**self.versions, number: _fresh(number)}
+        return ClientKeys(self.client_id, versions, self.active.number, self._request_key)
+
+    def activated(self, number: int) -> ClientKeys:
+        """The same with another of its keys active. Raises KeyUnavailable."""
+        if number not in self.versions:
+            raise KeyUnavailable(f"{self.client_id} has no key number {number}.")
+        return ClientKeys(self.client_id, self.versions, number, self._request_key)
 
     def wrapped(self, keyring: Keyring) -> bytes:
         """The form stored in Redis: every version under the active master key."""
@@ -122,10 +132,7 @@ class ClientKeys:
     @classmethod
     def unwrap(cls, client_id: str, wrapped: bytes, keyring: Keyring) -> ClientKeys:
         """The inverse of `wrapped`. Raises KeyUnavailable (master key not loaded) or Undecryptable."""
-        try:
-            stored = msgspec.msgpack.decode(wrapped, type=_WrappedKeys)
-        except msgspec.MsgspecError:
-            raise Undecryptable(f"The keys of {client_id} were changed.") from None
+        stored = _stored(client_id, wrapped)
         versions, request_key = {}, b""
         for key in stored.keys:
             plain = keyring.unwrap(key.master_key, key.wrapped, _aad(client_id, key.number))
@@ -138,9 +145,21 @@ class ClientKeys:
             raise Undecryptable(f"The keys of {client_id} lack number {stored.active}.")
         return cls(client_id, versions, stored.active, request_key)
 
+    @staticmethod
+    def masters(client_id: str, wrapped: bytes) -> set[str]:
+        """The ids of the master keys that wrap them. Raises Undecryptable."""
+        return {key.master_key for key in _stored(client_id, wrapped).keys}
+
     def request_hash(self, canonical: bytes) -> bytes:
         """32 bytes, the same for the same bytes for as long as the client's keys exist."""
         return hmac.digest(self._request_key, canonical, "sha256")
+
+
+def _stored(client_id: str, wrapped: bytes) -> _WrappedKeys:
+    try:
+        return msgspec.msgpack.decode(wrapped, type=_WrappedKeys)
+    except msgspec.MsgspecError:
+        raise Undecryptable(f"The keys of {client_id} were changed.") from None
 
 
 def _fresh(number: int) -> _Version:

@@ -206,11 +206,16 @@ class PasswordChanged(Event, frozen=True, array_like=True):
 
 
 class KeyRotated(Event, frozen=True, array_like=True):
-    """A key became the active one of its kind."""
+    """A key became the active one of its kind; or a step of that, which `state` names.
+
+    `added`: every process can load it, none uses it yet. `wrapped`: it wraps the keys of `client_id` now.
+    `removed`: it is forgotten, and so is what only it could open.
+    """
 
     kind: Literal["master", "client", "signing"]
     key_id: str
     client_id: str | None = None
+    state: Literal["active", "added", "wrapped", "removed"] = "active"
 
 
 class ReplayStarted(Event, frozen=True, array_like=True):

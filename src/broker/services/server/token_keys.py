@@ -75,6 +75,11 @@ class TokenKeys:
             raise TokenKeyError(f"{path}: {error.strerror}.") from None
         return keys
 
+    def states(self) -> dict[str, str]:
+        """Key ids: `active` signs, `retired` still verify. Raises as `open`."""
+        self._reload()
+        return {key: "active" if key == self._active else "retired" for key in self._keys}
+
     def signing(self) -> tuple[str, OKPKey]:
         """Id and key to sign with. Raises as `open`."""
         self._reload()
