@@ -164,6 +164,8 @@ def test_users(system: System) -> None:
     assert short.returncode == 1
     assert "at least 8 characters" in short.stderr
     assert system.run("user", "create", "d@example.com", "--role", "king").returncode == 2
+    assert system.run("user", "clients", "ann@example.com", "").returncode == 0
+    assert system.run("user", "clients", "ann@example.com", "nobody-at-all").returncode == 1
     assert system.run("user", "role", "ann@example.com", "auditor").returncode == 0
     assert system.run("user", "password", "ann@example.com").returncode == 0
     assert system.run("user", "disable", "ann@example.com").returncode == 0
@@ -171,7 +173,8 @@ def test_users(system: System) -> None:
     assert last.returncode == 1
     assert "last admin" in last.stderr
     found = {one["email"]: one for one in listed(system, "user", "list")}
-    assert (found["ann@example.com"]["role"], found["ann@example.com"]["disabled"]) == ("auditor", True)
+    ann = found["ann@example.com"]
+    assert (ann["role"], ann["client_ids"], ann["disabled"]) == ("auditor", [], True)
     assert "$2b$" not in json.dumps(found)
 
 

@@ -160,8 +160,7 @@ def create(
 ) -> None:
     """A person who may sign in."""
     password = _password(stdin=password_stdin)
-    names = [name.strip() for name in clients.split(",") if name.strip()]
-    entry = asyncio.run(_user(settings, "create_user", email, password, role, names))
+    entry = asyncio.run(_user(settings, "create_user", email, password, role, _names(clients)))
     if as_json:
         print_json(_shown_user(entry) | ({} if password_stdin else {"password": password}))
         return
@@ -204,6 +203,16 @@ def change_role(settings: Settings, *, email: str, role: str) -> None:
     click.echo(f"{entry.email} is {entry.role}.")
 
 
+@user.command("clients")
+@click.argument("email")
+@click.argument("names", metavar="A,B")
+@with_settings
+def change_clients(settings: Settings, *, email: str, names: str) -> None:
+    """Say whose messages a user sees, all of them; "" for nobody's."""
+    entry = asyncio.run(_change(settings, "change_clients", email, _names(names)))
+    click.echo(f"{entry.email} sees {', '.join(entry.client_ids) or 'nobody'}.")
+
+
 @user.command()
 @click.argument("email")
 @click.option("--reason", help="Recorded in the history.")
@@ -227,6 +236,10 @@ def change_password(settings: Settings, *, email: str, password_stdin: bool) -> 
     click.echo(f"The password of {entry.email} is another.")
     if not password_stdin:
         click.echo(f"Password, shown only now: {password}")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _password(*, stdin: bool) -> str:
