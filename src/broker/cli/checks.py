@@ -14,7 +14,7 @@ from broker.embedded import ports
 from broker.embedded.install import mariadb_programs
 from broker.embedded.plan import claims
 from broker.embedded.process import EmbeddedError
-from broker.embedded.state import State, alive, read
+from broker.embedded.state import State, running
 from broker.embedded.urls import resolve
 from broker.embedded.valkey import binary
 from broker.errors import BrokerError
@@ -39,7 +39,7 @@ def failed(findings: list[Finding]) -> bool:
 
 async def run(settings: Settings) -> list[Finding]:
     """All checks, in the order in which trouble is best understood."""
-    state = _running(settings)
+    state = running(settings.data_dir)
     return [
         python(),
         dependencies(),
@@ -226,11 +226,6 @@ def private_files(settings: Settings) -> Iterator[Finding]:
 
 def _open_to_others(path: Path) -> bool:
     return path.exists() and bool(path.stat().st_mode & 0o077)
-
-
-def _running(settings: Settings) -> State | None:
-    state = read(settings.data_dir)
-    return state if state is not None and alive(state.pid, state.created) else None
 
 
 def _required() -> Iterator[str]:

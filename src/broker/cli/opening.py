@@ -96,13 +96,12 @@ async def store(settings: Settings) -> AsyncIterator[Store]:
 def gateway_url(settings: Settings) -> str:
     """Where `up` runs the gateway, else where the settings say that it listens."""
     from broker.embedded.probe import reachable
-    from broker.embedded.state import alive, read
+    from broker.embedded.state import running
 
-    state = read(settings.data_dir)
-    if state is not None and alive(state.pid, state.created):
-        for member in state.members:
-            if member.role == "gateway" and member.url:
-                return member.url.rstrip("/")
+    state = running(settings.data_dir)
+    for member in state.members if state is not None else []:
+        if member.role == "gateway" and member.url:
+            return member.url.rstrip("/")
     host = reachable(settings.gateway_host)
     return f"https://{f'[{host}]' if ':' in host else host}:{settings.gateway_port}"
 

@@ -84,6 +84,12 @@ def alive(pid: int | None, since: float | None) -> bool:
     return started is not None and abs(started - since) < 1
 
 
+def running(data_dir: Path) -> State | None:
+    """The state of the `up` that runs on the data directory now, None when none does."""
+    state = read(data_dir)
+    return state if state is not None and alive(state.pid, state.created) else None
+
+
 class RunLock:
     """Held by `up` while it runs on a data directory; the system frees it however the process ends."""
 

@@ -1,0 +1,150 @@
+"""`smoke`: nine checks of what runs, each shown to fail when what it looks at is really gone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+
+from broker.bootstrap import ROLES
+from broker.cli import services
+from support.installation import Installation
+from support.waiting import wait_until
+
+CHECKS = [
+    "Services",
+    "MySQL",
+    "Redis",
+    "Server health",
+    "Gateway health",
+    "Portal health",
+    "Worker metrics",
+    "Certificates",
+    "Logs",
+]
+HEALTH = {"server": "Server health", "gateway": "Gateway health", "worker": "Worker metrics"}
+
+
+def failures(installation: Installation, **changes: str) -> dict[str, str]:
+    """What failed. A version without a portal has none that could answer."""
+    failed = installation.failed("smoke", **changes)
+    if "portal" not in ROLES:
+        assert "not listening" in failed.pop("Portal health")
+    return failed
+
+
+async def well(installation: Installation) -> None:
+    await wait_until(installation.well, within=90, what="well again")
+
+
+def test_all_nine_pass_where_all_is_well(installation: Installation) -> None:
+    """One line each in the requirement's order, exit 0; the roles run on their own here, without `up`."""
+    found = installation.checked("smoke")
+    assert list(found) == CHECKS
+    assert failures(installation) == {}
+    lines = installation.broker("smoke").stdout.splitlines()
+    assert lines[-1] == f"{sum(one['status'] == 'ok' for one in found.values())} of 9 checks passed."
+
+
+@pytest.mark.parametrize("role", sorted(HEALTH))
+async def test_a_process_that_is_gone(installation: Installation, role: str) -> None:
+    """Its service and its health or metrics fail, each with where it was looked for; the rest passes."""
+    installation.stop(role)
+    failed = failures(installation)
+    assert set(failed) == {"Services", HEALTH[role]}
+    assert failed["Services"] == f"not running: {role}"
+    installation.start(role)
+    await well(installation)
+
+
+async def test_a_projector_that_is_gone(installation: Installation) -> None:
+    """The list of services names it."""
+    installation.stop("projector")
+    assert failures(installation) == {"Services": "not running: projector"}
+    installation.start("projector")
+    await well(installation)
+
+
+def test_a_worker_s_port_where_something_else_answers(installation: Installation) -> None:
+    """The projector's metrics are not the worker's."""
+    port = str(installation.ports["projector_metrics_port"])
+    failed = failures(installation, BROKER_WORKER_METRICS_PORT=port)
+    assert "without the worker's metrics" in failed["Worker metrics"]
+
+
+def test_servers_that_do_not_answer(installation: Installation) -> None:
+    """Database and Redis, each by its own check."""
+    mysql = "mysql://u:hidden@127.0.0.1:1/message_system"
+    assert list(failures(installation, BROKER_MYSQL_URL=mysql)) == ["MySQL"]
+    assert list(failures(installation, BROKER_REDIS_URL="redis://127.0.0.1:1/0")) == ["Redis"]
+
+
+def test_a_redis_that_holds_no_such_log(installation: Installation) -> None:
+    """It answers, but it is not the one that this installation wrote."""
+    failed = failures(installation, BROKER_LOG_NAME="t-no-such-log")
+    assert "no log" in failed["Redis"]
+
+
+def test_certificates_that_are_gone(installation: Installation, tmp_path: Path) -> None:
+    """One that is missing is named; without the CA's nobody can be asked either."""
+    certs = shutil.copytree(installation.certs, tmp_path / "certs")
+    (certs / "services" / "gateway.crt").unlink()
+    failed = failures(installation, BROKER_CERTS_DIR=str(certs))
+    assert list(failed) == ["Certificates"]
+    assert "gateway.crt is missing" in failed["Certificates"]
+    (certs / "ca.crt").unlink()
+    failed = failures(installation, BROKER_CERTS_DIR=str(certs))
+    assert {"Certificates", "Server health", "Gateway health"} <= set(failed)
+    assert "ca.crt is missing" in failed["Server health"]
+
+
+def test_a_log_directory_that_is_gone(installation: Installation, tmp_path: Path) -> None:
+    """Missing, and then no directory."""
+    place = str(tmp_path)
+    assert "log is missing" in failures(installation, BROKER_DATA_DIR=place)["Logs"]
+    (tmp_path / "log").write_text("")
+    assert "log is missing" in failures(installation, BROKER_DATA_DIR=place)["Logs"]
+    (tmp_path / "log").unlink()
+    (tmp_path / "log").mkdir()
+    assert "Logs" not in failures(installation, BROKER_DATA_DIR=place)
+
+
+def systemctl(directory: Path, states: dict[str, str]) -> str:
+    """A PATH whose systemctl knows these units, in the form that the real one prints."""
+    blocks = "\n\n".join(
+        f"Id={unit}\nLoadState={'loaded' if unit in states else 'not-found'}\n"
+        f"ActiveState={states.get(unit, 'inactive')}"
+        for unit in services.UNITS.values()
+    )
+    program = directory / "systemctl"
+    program.write_text(f"#!/bin/sh\ncat <<'END'\n{blocks}\nEND\n")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    return f"{directory}{os.pathsep}{os.environ['PATH']}"
+
+
+def test_systemd_s_word_counts_where_it_runs_the_units(installation: Installation, tmp_path: Path) -> None:
+    """A unit that failed and one that is not installed are named; with all of them active it passes."""
+    units = services.UNITS
+    states = dict.fromkeys(units.values(), "active") | {units["worker"]: "failed"}
+    del states[units["projector"]]
+    failed = failures(installation, PATH=systemctl(tmp_path, states))
+    assert failed["Services"] == (
+        "not running: broker-worker.service (failed), broker-projector.service (not installed)"
+    )
+    states = dict.fromkeys(units.values(), "active")
+    found = installation.checked("smoke", PATH=systemctl(tmp_path, states))
+    assert found["Services"]["status"] == "ok"
+    assert "are active" in found["Services"]["detail"]
+
+
+def test_windows_services() -> None:
+    """Ours by their names, MySQL and Redis where they are services of the same machine."""
+    running = dict.fromkeys((services.WINDOWS[role] for role in ROLES), "running")
+    assert services.of_windows(running | {"MySQL80": "running", "Memurai": "running"}).status == "ok"
+    assert services.of_windows(running).status == "ok", "servers on another machine"
+    stopped = services.of_windows(running | {"MessageBrokerProxy": "stopped", "MySQL80": "stopped"})
+    assert stopped.detail == "not running: MessageBrokerProxy (stopped), MySQL (stopped)"
+    assert "not installed" in services.of_windows({}).detail
