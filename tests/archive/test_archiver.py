@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from itertools import pairwise
 
 import pytest
@@ -239,6 +240,27 @@ async def test_an_archive_that_lacks_what_was_trimmed_is_refused(redis, keys, tm
         assert not other.owning
         (tmp_path / "one").rename(tmp_path / "other")
         await wait_until(lambda: other.status.state is State.OWNER)
+
+
+async def test_an_archive_that_is_lost_under_an_archiver(redis, keys, tmp_path):
+    """⚠ Nothing is put on top of what is gone: what Redis still has is archived anew, what it has not is refused."""
+    stream = keys.partitions[0]
+    at = await histories.append(redis, stream, histories.happy(10))
+    one = archives.archiver(redis, stream, tmp_path / "archive")
+    async with archives.running(one):
+        await wait_until(lambda: archived_upto(one.archive, at[-1]))
+        await asyncio.to_thread(shutil.rmtree, tmp_path / "archive")
+        at = await histories.append(redis, stream, histories.happy(10))
+        await wait_until(lambda: archived_upto(one.archive, at[-1]))
+        assert await archives.entries(one.archive) == await archives.lying(redis, stream)
+        await wait_until(lambda: _recorded(redis, stream, at[-1].entry_id))
+        await redis.xgroup_create(stream.events, "delivery", "$")
+        await trim_all(one)
+        await asyncio.to_thread(shutil.rmtree, tmp_path / "archive")
+        await histories.append(redis, stream, histories.happy(10))
+        await wait_until(lambda: "lacks events" in one.status.detail)
+        assert one.status.state is State.REFUSED
+    assert not (tmp_path / "archive").exists()
 
 
 async def test_a_log_behind_its_archive_is_refused(redis, keys, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -131,20 +132,22 @@ async def test_a_halted_projection_holds_and_alerts(redis, log_name, store, tmp_
         await redis.xadd(stream.events, histories.submitted().fields() | {b"t": b"Unheard"})
         await delivered(redis, stream, 0)
 
-        async def alerts() -> bool:
+        async def alerts() -> list[str]:
             found = await value(client, 'broker_trim_overdue_seconds{stream="0"}')
-            return found is not None and found > 0.3
+            return [
+                name
+                for name in ("messages", "attempts", "audit_log", "statistics")
+                if (found or 0) > 0.3
+                and await value(client, f'broker_trim_held{{holder="{name}",stream="0"}}')
+            ]
 
-        await wait_until(alerts)
-        held = [
-            name
-            for name in ("messages", "attempts", "statistics")
-            if await value(client, f'broker_trim_held{{holder="{name}",stream="0"}}')
-        ]
-        assert len(held) == 1
+        [held] = await wait_until(alerts)
         assert await redis.xlen(stream.events) == 31
-        _, _, checks = await health(client)
-        assert f"held by {held[0]}" in checks["trimming"]
+
+        async def says() -> bool:
+            return f"held by {held}" in (await health(client))[2]["trimming"]
+
+        await wait_until(says)
 
 
 async def test_the_database_away_keeps_history(redis, log_name, own_mariadb, tmp_path):
@@ -174,6 +177,35 @@ async def test_the_database_away_keeps_history(redis, log_name, own_mariadb, tmp
             return await redis.xlen(stream.events) == 1
 
         await wait_until(cut, within=60)
+
+
+async def test_a_lost_archive_alerts(redis, log_name, store, tmp_path):
+    """⚠ An archive that is gone, after something was cut: nothing more is, the metric rises, health says why."""
+    keys, identity = await log.create(redis, log_name)
+    stream = keys.partitions[0]
+    async with running(redis, keys, identity, store.url, tmp_path) as (_, client):
+        await delivered(redis, stream, 0)
+
+        async def cut() -> bool:
+            return await redis.xlen(stream.events) == 1
+
+        await wait_until(cut)
+        await asyncio.to_thread(shutil.rmtree, tmp_path / "archive")
+        await delivered(redis, stream, 0)
+
+        async def says() -> bool:
+            _, status, checks = await health(client)
+            return status == "degraded" and "lacks events that the stream no longer has" in checks["archive"]
+
+        await wait_until(says)
+
+        async def alerts() -> bool:
+            found = await value(client, 'broker_trim_overdue_seconds{stream="0"}')
+            return found is not None and found > 0.3
+
+        await wait_until(alerts)
+        assert await value(client, 'broker_trim_held{holder="archive",stream="0"}') == 1
+        assert await redis.xlen(stream.events) == 31
 
 
 async def test_short_memory_shortens_history(redis, log_name, store, tmp_path):

@@ -85,7 +85,7 @@ def verify(settings: Settings, streams: tuple[str, ...], log_id: str | None, *, 
         for one in found:
             end = f"up to {one.last}" if one.last else "nothing yet"
             good = "" if one.damage is None else ", before the damage"
-            click.echo(f"{one.stream}: {one.segments} segments, {one.events} events {end}{good}")
+            click.echo(f"{one.stream}: segments {one.segments}, events {one.events} {end}{good}")
             if one.damage is not None:
                 click.echo(f"{click.style('damaged', fg='red')}: {one.damage}")
     sys.exit(1 if any(one.damage for one in found) else 0)

@@ -86,12 +86,20 @@ class Archiver:
         self.archive = archive
         self.status = ArchiveStatus(feed.stream)
         self._limits = limits
+        self._doubted = False
         self._start(None)
 
     @property
     def owning(self) -> bool:
         """Whether this process holds the stream's lease and knows how far the archive is."""
         return self.status.state in {State.OWNER, State.NO_ARCHIVE} and self.feed.epoch > 0
+
+    async def still_there(self) -> bool:
+        """Whether the newest segment can still be found; if not, nothing is put before a look at it all."""
+        sealed = self.status.sealed
+        if sealed is not None and not await asyncio.to_thread(self.archive.holds, sealed):
+            self._doubted = True
+        return not self._doubted
 
     async def run(self, stop: asyncio.Event) -> None:
         """Archive until `stop` is set; never gives up before."""
@@ -139,6 +147,7 @@ class Archiver:
     def _start(self, sealed: Manifest | None) -> None:
         """Begin the segment after `sealed`."""
         self.status.sealed = sealed
+        self._doubted = False
         self._durable = positions.start(self.feed.stream) if sealed is None else sealed.end
         self._at: Position = self._durable
         self._segment = Segment(self.feed.stream)
@@ -150,6 +159,10 @@ class Archiver:
 
     async def _step(self, stop: asyncio.Event) -> bool:
         """Read once, and seal what has grown large or old. False when the stream has nothing more to give."""
+        if self._doubted:
+            raise self.archive.damaged(
+                self.status.sealed.number if self.status.sealed else 0, "it is missing"
+            )
         page = await self.feed.read(self._at, self._events(), self._durable, self._limits.page)
         self._say(State.OWNER)
         if page.entries:
@@ -172,6 +185,8 @@ class Archiver:
 
     async def _seal(self, stop: asyncio.Event) -> None:
         """Make a segment of what was gathered; waits for storage. Raises LeaseLost, LogUnavailable."""
+        if not await self._keeping(self.still_there()):
+            return
         content, digest = await self._keeping(asyncio.to_thread(self._segment.pack))
         manifest = self._manifest(len(content), digest)
         await self._stored(stop, self.archive.put_segment, manifest, content)

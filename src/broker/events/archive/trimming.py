@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
+from broker import clock
 from broker.errors import LeaseLost, LogUnavailable, StoreUnavailable
 from broker.events import positions
-from broker.events.archive.archiver import Archiver
-from broker.events.archive.segments import ArchiveDamaged
+from broker.events.archive.archiver import Archiver, State
 from broker.events.archive.storage import ArchiveUnavailable
 from broker.events.keys import DELIVERY_GROUP, PartitionKeys
 from broker.events.positions import Position
@@ -25,6 +25,8 @@ TRIM_SECONDS: Final = 5.0
 BODIES: Final = 500
 """Bodies moved aside in a call, at most: it must not hold up appends."""
 _trim: Final = Script("trim", allow_oom=True)
+
+_OTHERS: Final = frozenset({State.STARTING, State.STANDBY, State.STOPPED})
 
 Needs = Mapping[str, Position]
 """Who needs a stream, and from which position on; from its start: everything."""
@@ -42,6 +44,14 @@ class TrimStatus:
     holder: str = ""
     overdue_seconds: float = 0.0
     """How much older than the history to keep the oldest event is that is still held."""
+    looked_at: float = field(default_factory=clock.monotonic)
+
+    def wait(self, *, others: bool) -> None:
+        """Nothing could be cut. Unless another process does it, what is held grows older meanwhile."""
+        now = clock.monotonic()
+        self.holder = "" if others else "archive"
+        self.overdue_seconds = 0.0 if others else self.overdue_seconds + now - self.looked_at
+        self.looked_at = now
 
 
 class Trimmer:
@@ -78,21 +88,26 @@ class Trimmer:
             needs = None
         for archiver in self._archivers:
             stream = archiver.feed.stream
-            if archiver.owning:
-                own = {"database": positions.start(stream)} if needs is None else needs.get(stream, {})
-                try:
+            own = {"database": positions.start(stream)} if needs is None else needs.get(stream, {})
+            try:
+                if archiver.owning:
                     await self.trim(archiver, own)
-                except (LeaseLost, LogUnavailable):
-                    # The archiver of the stream meets the same and says so.
                     continue
-            else:
-                self.status[stream].holder, self.status[stream].overdue_seconds = "", 0.0
+            except (LeaseLost, LogUnavailable):
+                # The archiver of the stream meets the same and says so.
+                pass
+            self.status[stream].wait(others=archiver.status.state in _OTHERS)
 
     async def trim(self, archiver: Archiver, needs: Needs) -> int:
         """Cut one stream now; how many events. Raises LeaseLost, LogUnavailable, LogRefused."""
         feed, keys = archiver.feed, archiver.feed.keys
         held = dict(needs)
-        if not await _still_there(archiver):
+        try:
+            vouched = await archiver.still_there()
+        except ArchiveUnavailable:
+            vouched = False
+        if not vouched:
+            # An archive that was removed vouches for nothing.
             held["archive"] = positions.start(feed.stream)
         names = [keys.meta, feed.lease, keys.events, keys.archive]
         group = ""
@@ -104,19 +119,9 @@ class Trimmer:
             args += (who, position.entry_id)
         cut, bound, holder, overdue, moved = await _trim(feed.redis, names, args)
         status = self.status[feed.stream]
+        status.looked_at = clock.monotonic()
         status.removed += int(cut)
         status.moved += int(moved)
         status.bound = positions.at(feed.stream, bound)
         status.holder, status.overdue_seconds = holder.decode(), int(overdue) / 1000
         return int(cut)
-
-
-async def _still_there(archiver: Archiver) -> bool:
-    """Whether the newest segment can still be found: an archive that was removed vouches for nothing."""
-    sealed = archiver.status.sealed
-    if sealed is None:
-        return True
-    try:
-        return await asyncio.to_thread(archiver.archive.holds, sealed)
-    except (ArchiveUnavailable, ArchiveDamaged):
-        return False

@@ -103,8 +103,9 @@ class ArchiveExporter:
         self._lag_events.labels(stream).set(archive.lag_events if owning else 0)
         self._lag_seconds.labels(stream).set(archive.lag_seconds if owning else 0)
         self._bound.labels(stream).set(trim.bound.ms if owning and trim.bound is not None else 0)
-        self._overdue.labels(stream).set(trim.overdue_seconds if owning else 0)
-        holder = trim.holder if owning else ""
+        # Also of a stream that nobody can archive: this is the one to alert on.
+        self._overdue.labels(stream).set(trim.overdue_seconds)
+        holder = trim.holder
         if before := self._holders.get(stream):
             self._holder.labels(stream, before).set(0)
         if holder:
