@@ -16,7 +16,7 @@ from broker.errors import BrokerError, LogRefused, LogUnavailable, SettingsError
 from broker.events import connection, durability, log_identity
 from broker.events.appender import Appender, Durability
 from broker.events.connection import Redis
-from broker.events.durability import Fullness
+from broker.events.durability import FULLNESS_POLL, METRICS, Fullness
 from broker.events.key_holders import KeyHolder
 from broker.events.keyring import Keyring
 from broker.events.keys import LogKeys
@@ -165,6 +165,15 @@ async def durable(parts: Parts, stop: asyncio.Event) -> bool:
     return False
 
 
+async def _exported(fullness: Fullness, stop: asyncio.Event) -> None:
+    """Carry what is known of the log's room into the metrics."""
+    from broker.web import metrics
+
+    while not await lifecycle.sleep_or_stop(FULLNESS_POLL, stop):
+        for name, value in fullness.metrics().items():
+            metrics.gauge(name, METRICS[name], mode="livemax").set(value)
+
+
 @asynccontextmanager
 async def followed(parts: Parts, trust: Trust, stop: asyncio.Event) -> AsyncIterator[Fullness]:
     """Keep `trust` and the log's fullness watched beside the body, once Redis proved durable."""
@@ -172,7 +181,9 @@ async def followed(parts: Parts, trust: Trust, stop: asyncio.Event) -> AsyncIter
 
     async def follow() -> None:
         if await durable(parts, stop):
-            await asyncio.gather(trust.run(stop), fullness.run(stop), parts.key_holder().run(stop))
+            await asyncio.gather(
+                trust.run(stop), fullness.run(stop), _exported(fullness, stop), parts.key_holder().run(stop)
+            )
 
     async with lifecycle.running(follow(), on_failure=stop.set):
         yield fullness

@@ -166,6 +166,16 @@ def reason(sample: Sample, marks: Marks, *, was_full: bool) -> str | None:
     return None
 
 
+METRICS: Final = {
+    "broker_log_memory_used_bytes": "Memory that Redis uses.",
+    "broker_log_memory_limit_bytes": "Memory that Redis may use, 0 where it has no limit.",
+    "broker_log_memory_used_ratio": "Share of Redis' memory that is used.",
+    "broker_log_full": "1 while nothing new is accepted because memory or disk is nearly full.",
+    "broker_log_disk_free_bytes": "Free disk of the embedded Valkey.",
+}
+"""What `Fullness.metrics` tells."""
+
+
 class Fullness:
     """Watches memory and disk; `run` must be running.
 
@@ -197,7 +207,7 @@ class Fullness:
             raise LogFull(f"{self.reason}.")
 
     def metrics(self) -> dict[str, float]:
-        """Values by metric name."""
+        """Values by metric name, of METRICS."""
         values = {
             "broker_log_memory_used_bytes": float(self.sample.used),
             "broker_log_memory_limit_bytes": float(self.sample.limit),
