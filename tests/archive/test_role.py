@@ -111,7 +111,7 @@ async def test_projected_archived_and_cut(redis, log_name, store, tmp_path):
                 'broker_archive_events_total{stream="0"}': 90,
                 'broker_trim_removed_total{stream="0"}': 89,
                 'broker_archive_state{state="owner",stream="0"}': 1,
-                'broker_archive_lag_events{stream="0"}': 0,
+                'broker_archive_unsealed_events{stream="0"}': 0,
                 'broker_trim_overdue_seconds{stream="0"}': 0,
                 'broker_archive_position_ms{stream="0"}': ends[0].ms,
                 'broker_trim_bound_ms{stream="0"}': ends[0].ms,

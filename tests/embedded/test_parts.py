@@ -177,6 +177,7 @@ async def test_probes_say_what_is_not_well() -> None:
     answers = {
         b"/health": (503, b'{"checks": {"redis": "unreachable", "log": "ok", "disk": {"status": "full"}}}'),
         b"/well": (200, b"{}"),
+        b"/serving": (200, b'{"status": "degraded", "checks": {"log": "ok", "archive": "disk full"}}'),
         b"/metrics": (
             200,
             b'# x\nbroker_lag_events{a="1"} 3\nbroker_lag_events{a="2"} 7.0\nbroker_lag_seconds 0.5\n',
@@ -197,11 +198,13 @@ async def test_probes_say_what_is_not_well() -> None:
         port = server.sockets[0].getsockname()[1]
         ill = await probe.health(probe.Target("127.0.0.1", port, "/health"))
         well = await probe.health(probe.Target("127.0.0.1", port, "/well", metrics="/metrics"))
+        serving = await probe.health(probe.Target("127.0.0.1", port, "/serving"))
         silent = await probe.health(probe.Target("127.0.0.1", port, "/silent"), timeout=0.05)
         server.close()
     closed = await probe.health(probe.Target("127.0.0.1", plan.free_port(), "/health"))
     assert ill == probe.Health(ok=False, detail="redis: unreachable, disk: full")
     assert well == probe.Health(ok=True, lag_events=7.0, lag_seconds=0.5)
+    assert serving == probe.Health(ok=True, detail="archive: disk full")
     assert silent.detail == "no answer"
     assert closed.detail == "not listening"
 

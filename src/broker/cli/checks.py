@@ -232,6 +232,8 @@ def _required() -> Iterator[str]:
     for line in importlib.metadata.requires("broker") or []:
         requirement, _, marker = line.partition(";")
         here = not ("extra" in marker or ("win32" in marker and "!=" in marker and sys.platform == "win32"))
+        if before := re.search(r"python_version < ['\"](\d+)\.(\d+)", marker):
+            here = here and sys.version_info < (int(before[1]), int(before[2]))
         if here and (name := re.match(r"[A-Za-z0-9._-]+", requirement)):
             yield name[0]
 

@@ -55,7 +55,7 @@ async def health(target: Target, timeout: float = 3.0) -> Health:
         return Health(ok=False, detail=f"TLS: {error.reason or error}")
     except (OSError, ValueError, EOFError) as error:
         return Health(ok=False, detail=_reason(error))
-    return Health(status == 200, "" if status == 200 else _failing(status, body), *lag)
+    return Health(status == 200, _degraded(body) if status == 200 else _failing(status, body), *lag)
 
 
 async def get(target: Target, path: str) -> tuple[int, bytes]:
@@ -89,6 +89,15 @@ async def _lag(target: Target) -> tuple[float | None, float | None]:
     for unit, value in LAG.findall(body):
         found[unit] = max(found.get(unit, 0.0), float(value))
     return found.get(b"events"), found.get(b"seconds")
+
+
+def _degraded(body: bytes) -> str:
+    """What is not well in a process that serves all the same."""
+    try:
+        degraded = msgspec.json.decode(body).get("status") == "degraded"
+    except (msgspec.DecodeError, AttributeError):
+        return ""
+    return _failing(200, body) if degraded else ""
 
 
 def _failing(status: int, body: bytes) -> str:

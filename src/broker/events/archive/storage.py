@@ -102,7 +102,11 @@ class BucketStorage:
         except (ImportError, ValueError) as error:
             scheme = url.partition("://")[0]
             package = EXTRAS.get(scheme)
-            what = f"It needs the package {package}" if package else f"{error}".rstrip(".")
+            what = (
+                f"It needs the package {package} (pip install {package})"
+                if package
+                else f"{error}".rstrip(".")
+            )
             raise SettingsError(f"archive_url (BROKER_ARCHIVE_URL) {self.shown}: {what}.") from None
         self._root = str(root).rstrip("/")
 

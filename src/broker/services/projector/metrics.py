@@ -70,9 +70,12 @@ class ArchiveExporter:
         self._position = web.gauge(
             "broker_archive_position_ms", "Time of the last event that is archived durably, in ms.", stream
         )
-        self._lag_events = web.gauge("broker_archive_lag_events", "Events not archived durably yet.", stream)
+        # Not called lag: events wait for their segment in good order, and in Redis.
+        self._lag_events = web.gauge(
+            "broker_archive_unsealed_events", "Events not archived durably yet.", stream
+        )
         self._lag_seconds = web.gauge(
-            "broker_archive_lag_seconds", "Age of the oldest event not archived durably yet.", stream
+            "broker_archive_unsealed_seconds", "Age of the oldest event not archived durably yet.", stream
         )
         self._bound = web.gauge("broker_trim_bound_ms", "Below this time, in ms, the stream is cut.", stream)
         self._overdue = web.gauge(
