@@ -46,9 +46,9 @@ def test_the_command_writes_and_compares(tmp_path, monkeypatch, capsys):
 
 
 def test_each_event_has_one_schema_file():
-    """By type and version, plus the exported line."""
+    """By type and version, plus the exported line, with and without its proof."""
     names = {f"{name}.{upcasting.VERSIONS.get(name, 1)}.json" for name in types.ALL}
-    assert set(schemas.documents()) == {*names, "exported-line.json"}
+    assert set(schemas.documents()) == {*names, "exported-line.json", "proved-line.json"}
 
 
 def test_schemas_are_self_contained_2020_12():
@@ -60,7 +60,7 @@ def test_schemas_are_self_contained_2020_12():
         text = content.decode()
         used = {part.split('"')[0] for part in text.split('"$ref": "')[1:]}
         assert used <= defined
-        if name != "exported-line.json":
+        if name not in {"exported-line.json", "proved-line.json"}:
             assert document["additionalProperties"] is False
             assert sorted(document["required"]) == sorted(document["properties"])
 

@@ -3,10 +3,14 @@
 What must not leave (ciphertexts, keyed hashes of numbers, password hashes, sealed secrets) is replaced by a
 commitment: SHA-256 of the field's bytes. Who holds the stored event can prove with it that it is the same
 one; nobody can get the value back from it. Other bytes are shown in hex.
+
+An export's line also carries the stored bytes themselves, the same commitments in them: from those the hash
+is computed, and what the line shows is compared with them (`exported_verifier`, docs/audit.md).
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from typing import Annotated, Any
 
@@ -16,7 +20,7 @@ from msgspec import Meta
 from broker import clock
 from broker.domain import ids
 from broker.errors import UnknownEvent
-from broker.events import codec, types
+from broker.events import chain, codec, types, upcasting
 from broker.events import envelope as envelopes
 from broker.events.codec import Stored
 from broker.events.envelope import Envelope
@@ -52,6 +56,35 @@ class ExportedLine(msgspec.Struct, frozen=True, kw_only=True):
     previous_hash: Digest | None
 
 
+class StoredForm(msgspec.Struct, frozen=True):
+    """The bytes that the hash covers, base64."""
+
+    envelope: bytes
+    data: Annotated[
+        list[str] | str,
+        Meta(
+            description="Parts in order: base64, and between two of them the SHA-256 (hex) of what is "
+            "withheld. A text: number of parts and digest (hex) of data that is withheld as a whole."
+        ),
+    ]
+
+
+class Inclusion(msgspec.Struct, frozen=True):
+    """Proof that an event is under a signed digest: leaf `index` of `size`, and the hashes beside its way."""
+
+    digest: int
+    index: int
+    size: int
+    path: list[Digest]
+
+
+class ProvedLine(ExportedLine, frozen=True, kw_only=True, omit_defaults=True):
+    """A line of an export that is to be verified; `proof` where the lines before it may be left out."""
+
+    stored: StoredForm
+    proof: Inclusion | None = None
+
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -77,6 +110,46 @@ def export(stored: Stored, digest: bytes | None = None, previous: bytes | None =
         hash=None if digest is None else digest.hex(),
         previous_hash=None if previous is None else previous.hex(),
     )
+
+
+def proved(stored: Stored, digest: bytes, previous: bytes, proof: Inclusion | None = None) -> ProvedLine:
+    """The same with all that a verification needs. Raises UnknownEvent for a tag that is not well-formed."""
+    shown = export(stored, digest, previous)
+    if upcasting.tag_of(shown.type, shown.version) != stored.tag:
+        raise UnknownEvent(f"{stored.position}: {stored.tag!r} is not a well-formed event tag.")
+    data = shown.data
+    parts: list[str] | str | None = _parts(stored, data)
+    if parts is None:
+        parts = chain.data_digest(stored.tag, stored.data).hex()
+        data = {"withheld": f"sha256:{parts[2:]}"}
+    return ProvedLine(
+        id=shown.id,
+        stream=shown.stream,
+        type=shown.type,
+        version=shown.version,
+        at=shown.at,
+        actor=shown.actor,
+        correlation_id=shown.correlation_id,
+        causation_id=shown.causation_id,
+        subject=shown.subject,
+        data=data,
+        hash=shown.hash,
+        previous_hash=shown.previous_hash,
+        stored=StoredForm(stored.envelope, parts),
+        proof=proof,
+    )
+
+
+def _parts(stored: Stored, shown: dict[str, Any]) -> list[str] | None:
+    """The parts of the data to be shown; None where one of them might hold in plain what is withheld."""
+    parts = chain.split(stored.tag, stored.data)
+    hidden = sum(isinstance(value, dict) and value.keys() == {"withheld"} for value in shown.values())
+    if "withheld" in shown or len(parts) != 2 * hidden + 1:
+        return None
+    return [
+        hashlib.sha256(part).hexdigest() if place % 2 else base64.b64encode(part).decode()
+        for place, part in enumerate(parts)
+    ]
 
 
 def line(exported: ExportedLine) -> bytes:

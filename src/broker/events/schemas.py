@@ -1,4 +1,4 @@
-"""JSON Schemas (2020-12) of every event in its exported form, and of an exported line.
+"""JSON Schemas (2020-12) of every event in its exported form, of an exported line, and of one with its proof.
 
 `python -m broker.events.schemas` writes them to `schemas/`; with `--check` it compares and exits 1 when they
 differ. In the exported form fields have names, bytes are lower-case hex, and what is withheld is replaced by
@@ -15,10 +15,11 @@ import msgspec
 from msgspec import Meta, structs
 
 from broker.events import types, upcasting
-from broker.events.exported import ExportedLine, Withheld
+from broker.events.exported import ExportedLine, ProvedLine, Withheld
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 LINE: Final = "exported-line"
+PROVED: Final = "proved-line"
 
 Hex = Annotated[str, Meta(pattern="^([0-9a-f]{2})*$", description="bytes in lower-case hex")]
 
@@ -68,6 +69,7 @@ def documents() -> dict[str, bytes]:
         address = f"{name}.{upcasting.VERSIONS.get(name, 1)}.json"
         files[address] = _rendered(schema(exported_type(kind), name, address))
     files[f"{LINE}.json"] = _rendered(schema(ExportedLine, "Exported event", f"{LINE}.json"))
+    files[f"{PROVED}.json"] = _rendered(schema(ProvedLine, "Line of an export", f"{PROVED}.json"))
     return files
 
 

@@ -234,6 +234,16 @@ class ReplayFinished(Event, frozen=True, array_like=True):
     events: int
 
 
+class DigestSigned(Event, frozen=True, array_like=True):
+    """All streams were vouched for, up to where they stood: a digest, chained to the one before."""
+
+    number: int
+    body: str
+    """What was signed: JSON (`digests.Digest`)."""
+    signature: bytes
+    """Ed25519, 64 bytes."""
+
+
 # -- Access: frequent facts about people ------------------------------------------------------------------
 
 
@@ -267,7 +277,7 @@ class BodyRead(Event, frozen=True, array_like=True):
 
 
 class HistoryExported(Event, frozen=True, array_like=True):
-    """Somebody exported events."""
+    """Somebody exported events; recorded before the first is shown. `events`: looked through for it."""
 
     format: str
     filters: dict[str, str]
@@ -300,6 +310,7 @@ CONTROL_EVENTS: Final[tuple[type[Event], ...]] = (
     KeyRotated,
     ReplayStarted,
     ReplayFinished,
+    DigestSigned,
 )
 ACCESS_EVENTS: Final[tuple[type[Event], ...]] = (
     LoginSucceeded,

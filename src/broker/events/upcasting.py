@@ -24,7 +24,11 @@ UPCASTERS: Final[dict[str, Upcaster]] = {}
 
 def tag(name: str) -> str:
     """The tag under which the current version of `name` is stored."""
-    version = VERSIONS.get(name, 1)
+    return tag_of(name, VERSIONS.get(name, 1))
+
+
+def tag_of(name: str, version: int) -> str:
+    """The stored tag of a type and version."""
     return name if version == 1 else f"{name}.{version}"
 
 

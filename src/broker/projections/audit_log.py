@@ -76,17 +76,12 @@ _KINDS: dict[str, str] = {}
 def _kind(tag: str) -> str:
     """Literals of type and version, if they give the tag back: exports rebuild it from the two columns."""
     name, version = upcasting.split(tag)
-    if not name.isidentifier() or not name.isascii() or tag_of(name, version) != tag:
+    if not name.isidentifier() or not name.isascii() or upcasting.tag_of(name, version) != tag:
         raise UnknownEvent(f"{tag!r} is not a well-formed event tag.")
     kind = f"'{name}',{version}"
     if len(_KINDS) < 4096:
         _KINDS[tag] = kind
     return kind
-
-
-def tag_of(name: str, version: int) -> str:
-    """The stored tag of a type and version."""
-    return name if version == 1 else f"{name}.{version}"
 
 
 def _message(item: Item) -> str:
@@ -100,7 +95,7 @@ def stored(row: Mapping[str, Any]) -> Stored:
     subject: str = row["subject"]
     raw = UUID(subject).bytes if base.is_partition(row["stream"]) else subject.encode()
     position = Position(row["stream"], int(row["ms"]), int(row["seq"]))
-    tag = tag_of(row["type"], row["version"])
+    tag = upcasting.tag_of(row["type"], row["version"])
     return Stored(position, tag, raw, bytes(row["envelope"]), bytes(row["data"]))
 
 

@@ -1,0 +1,83 @@
+"""Where exports, digests and verifications read events: each stream in order, as it was stored."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import NamedTuple, Protocol
+
+from broker.events import chain
+from broker.events.archive import reader
+from broker.events.archive.segments import Entry
+from broker.events.archive.storage import Storage
+from broker.events.archive.store import StreamArchive
+from broker.events.codec import Stored
+from broker.events.connection import Redis
+from broker.events.feed import Malformed
+from broker.events.keys import LogKeys
+from broker.events.log_identity import LogIdentity
+from broker.events.positions import Position
+
+
+class Source(Protocol):
+    """A history that can be read from any position on."""
+
+    streams: tuple[str, ...]
+
+    def blocks(self, stream: str, after: Position) -> AsyncGenerator[list[Stored]]:
+        """Every event of a stream after a position up to now, in order, in blocks.
+
+        Raises LogUnavailable, LogRefused, and UnknownEvent for an entry that is no event.
+        """
+        ...
+
+
+class History:
+    """The whole history of one log: the archive, then what lies in Redis."""
+
+    def __init__(self, redis: Redis, keys: LogKeys, identity: LogIdentity, storage: Storage) -> None:
+        self._redis = redis
+        self._identity = identity
+        self._storage = storage
+        self._keys = {stream.stream: stream for stream in keys.streams}
+        self.streams = tuple(self._keys)
+
+    async def blocks(self, stream: str, after: Position) -> AsyncGenerator[list[Stored]]:
+        """As in Source; also raises ArchiveDamaged, ArchiveUnavailable and HistoryGap."""
+        archive = StreamArchive(self._storage, self._identity.log_id, stream)
+        incarnation = self._identity.incarnations[stream]
+        async for block in reader.history(archive, self._redis, self._keys[stream], incarnation, after):
+            yield [_event(entry) for entry in block]
+
+
+def _event(entry: Entry) -> Stored:
+    if isinstance(entry, Malformed):
+        raise entry.error
+    return entry
+
+
+class Linked(NamedTuple):
+    """An event in its place in the hash chain; 32 bytes each."""
+
+    stored: Stored
+    previous: bytes
+    hash: bytes
+
+
+async def linked(
+    source: Source, stream: str, after: Position, head: bytes, *, upto: Position | None = None
+) -> AsyncGenerator[list[Linked]]:
+    """The events after `after`, where the chain is at `head`, up to and with `upto`. Raises as `blocks`."""
+    async with aclosing(source.blocks(stream, after)) as blocks:
+        async for block in blocks:
+            found = []
+            for entry in block:
+                if upto is not None and entry.position > upto:
+                    break
+                digest = chain.link(head, entry)
+                found.append(Linked(entry, head, digest))
+                head = digest
+            if found:
+                yield found
+            if len(found) < len(block):
+                return

@@ -1,0 +1,830 @@
+"""Verify an export of the broker's history, offline. Stands alone: Python 3.9 or newer and this file.
+
+    python3 exported_verifier.py EXPORT.jsonl --digests DIGESTS.jsonl --key digests.pub
+
+Reads an export (JSON lines or CSV), recomputes every hash from the stored bytes that each line carries,
+compares what the line shows with those bytes, and holds the chain against the signed digests. Names the first
+event that was changed, is missing, was inserted or is out of order, and exits 1. `docs/audit.md` describes
+every byte. One file on purpose, longer than others: an auditor reads it and carries it away.
+
+The packages `msgspec` and `cryptography` make it faster where they are installed; nothing depends on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import csv
+import hashlib
+import json
+import struct
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timezone
+from functools import lru_cache
+from typing import IO, Any
+
+msgspec: Any = None
+try:
+    import msgspec
+except ImportError:  # slower, the same
+    pass
+try:
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+except ImportError:
+    Ed25519PublicKey = None  # type: ignore[assignment,misc]
+
+GENESIS = "0" * 64
+EMPTY = hashlib.sha256(b"").hexdigest()
+PROGRESS = 10_000
+MOST_HIDDEN = 1 << 26
+MANGLED = (
+    AttributeError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+
+# The fields of each event in their order; what an older, shorter one lacks is as in DEFAULTS, else null.
+FIELDS: dict[str, tuple[str, ...]] = {
+    name: tuple(fields.split())
+    for name, fields in {
+        "MessageSubmitted": "client_id sealed number_hash certificate idempotency request_hash domain",
+        "DeliveryAttempted": "client_id cycle attempt channel succeeded latency_ms code error",
+        "RetryScheduled": "client_id cycle attempt delay_ms",
+        "DeliveryDue": "client_id cycle attempt",
+        "Delivered": "client_id cycle attempt",
+        "Failed": "client_id cycle attempt reason",
+        "MessageParked": "client_id cycle attempt reason",
+        "ResendRequested": "client_id cycle sealed reason",
+        "MessageDiscarded": "client_id cycle attempt reason",
+        "ClientRegistered": "client_id domain",
+        "ClientRouteChanged": "client_id channel target sealed_secret",
+        "ClientErased": "client_id reason",
+        "CertIssued": "fingerprint serial client_id role not_before_ms not_after_ms",
+        "CertRenewed": "fingerprint serial client_id role not_before_ms not_after_ms replaces"
+        " overlap_until_ms",
+        "CertRevoked": "fingerprint serial client_id reason",
+        "UserCreated": "user_id email role password_hash client_ids",
+        "UserRoleChanged": "user_id role",
+        "UserClientsChanged": "user_id client_ids",
+        "UserDisabled": "user_id reason",
+        "PasswordChanged": "user_id password_hash",
+        "KeyRotated": "kind key_id client_id state",
+        "ReplayStarted": "projection version",
+        "ReplayFinished": "projection version outcome events",
+        "DigestSigned": "number body signature",
+        "LoginSucceeded": "user_id address",
+        "LoginFailed": "account_hash address count",
+        "LoggedOut": "user_id",
+        "BodyRead": "message_id client_id reason",
+        "HistoryExported": "format filters events",
+    }.items()
+}
+DEFAULTS: dict[tuple[str, str], Any] = {
+    ("UserCreated", "client_ids"): [],
+    ("KeyRotated", "state"): "active",
+    ("LoginFailed", "count"): 1,
+}
+COMMITTED: dict[str, tuple[int, ...]] = {
+    "MessageSubmitted": (1, 2),
+    "ResendRequested": (2,),
+    "ClientRouteChanged": (3,),
+    "UserCreated": (3,),
+    "PasswordChanged": (1,),
+}
+SHOWN = (
+    "id",
+    "stream",
+    "type",
+    "version",
+    "at",
+    "actor",
+    "correlation_id",
+    "causation_id",
+    "subject",
+    "data",
+    "hash",
+    "previous_hash",
+)
+
+Line = dict[str, Any]
+
+
+class Bad(Exception):
+    """What is wrong, and where: the first such event."""
+
+    def __init__(self, where: str, kind: str, detail: str) -> None:
+        super().__init__(f"{where}: {kind}: {detail}")
+        self.where, self.kind, self.detail = where, kind, detail
+
+
+# -- Bytes ------------------------------------------------------------------------------------------------
+
+
+def link(previous: bytes, parts: tuple[bytes, ...], data: bytes) -> bytes:
+    """The hash of an event after the hash before it.
+
+    `parts`: id, tag, subject, envelope; `data` is the 33 bytes of `data_digest`.
+    """
+    joined = [previous]
+    for part in parts:
+        joined += (len(part).to_bytes(4, "big"), part)
+    joined.append(data)
+    return hashlib.sha256(b"".join(joined)).digest()
+
+
+def data_digest(parts: list[str]) -> bytes:
+    """Number of parts and SHA-256: literal ones are base64, commitments between them hex."""
+    if len(parts) == 1:
+        return b"\x01" + hashlib.sha256(literal(parts[0])).digest()
+    joined = []
+    for place, part in enumerate(parts):
+        if place % 2:
+            joined.append(commitment(part))
+        else:
+            raw = literal(part)
+            joined += [len(raw).to_bytes(4, "big"), raw]
+    return bytes((len(parts),)) + hashlib.sha256(b"".join(joined)).digest()
+
+
+def literal(text: str) -> bytes:
+    """The bytes of canonical base64. Raises ValueError."""
+    raw = base64.b64decode(text, validate=True)
+    if base64.b64encode(raw).decode() != text:
+        raise ValueError("not canonical base64")
+    return raw
+
+
+def commitment(text: str) -> bytes:
+    """The 32 bytes of lower-case hex. Raises ValueError."""
+    raw = bytes.fromhex(text)
+    if len(raw) != 32 or raw.hex() != text:
+        raise ValueError("not 64 lower-case hex digits")
+    return raw
+
+
+def unpack(data: bytes) -> Any:
+    """One msgpack value. Raises ValueError and the like."""
+    if msgspec is not None:
+        try:
+            return msgspec.msgpack.decode(data)
+        except msgspec.MsgspecError as error:
+            raise ValueError(str(error)) from None
+    value, end = _unpacked(data, 0)
+    if end != len(data):
+        raise ValueError("trailing bytes")
+    return value
+
+
+_NUMBERS = {
+    0xCA: ">f",
+    0xCB: ">d",
+    0xCC: ">B",
+    0xCD: ">H",
+    0xCE: ">I",
+    0xCF: ">Q",
+    0xD0: ">b",
+    0xD1: ">h",
+    0xD2: ">i",
+    0xD3: ">q",
+}
+_BYTES = {0xC4: 1, 0xC5: 2, 0xC6: 4}
+_TEXTS = {0xD9: 1, 0xDA: 2, 0xDB: 4}
+_ARRAYS = {0xDC: 2, 0xDD: 4}
+_MAPS = {0xDE: 2, 0xDF: 4}
+
+
+def _unpacked(data: bytes, at: int) -> tuple[Any, int]:
+    kind = data[at]
+    at += 1
+    if kind <= 0x7F or kind >= 0xE0:
+        return (kind if kind <= 0x7F else kind - 256), at
+    if kind in (0xC0, 0xC2, 0xC3):
+        return {0xC0: None, 0xC2: False, 0xC3: True}[kind], at
+    if kind in _NUMBERS:
+        size = struct.calcsize(_NUMBERS[kind])
+        return struct.unpack(_NUMBERS[kind], data[at : at + size])[0], at + size
+    for kinds, low, high, mask in (
+        (_TEXTS, 0xA0, 0xBF, 0x1F),
+        (_ARRAYS, 0x90, 0x9F, 0x0F),
+        (_MAPS, 0x80, 0x8F, 0x0F),
+        (_BYTES, 1, 0, 0),
+    ):
+        if low <= kind <= high:
+            return _content(data, at, kinds, kind & mask)
+        if kind in kinds:
+            size = kinds[kind]
+            return _content(data, at + size, kinds, int.from_bytes(data[at : at + size], "big"))
+    raise ValueError(f"msgpack byte {kind:#x}")
+
+
+def _content(data: bytes, at: int, kinds: dict[int, int], count: int) -> tuple[Any, int]:
+    if kinds is _BYTES or kinds is _TEXTS:
+        if at + count > len(data):
+            raise ValueError("cut short")
+        raw = data[at : at + count]
+        return (raw if kinds is _BYTES else raw.decode()), at + count
+    found = []
+    for _ in range(count * (2 if kinds is _MAPS else 1)):
+        value, at = _unpacked(data, at)
+        found.append(value)
+    # Python 3.9 has no strict zip.
+    return (dict(zip(found[::2], found[1::2])) if kinds is _MAPS else found), at  # noqa: B905
+
+
+def whole(parts: list[str]) -> bytes:
+    """The stored data with zeros in place of what is withheld: its length stands before each gap."""
+    data = literal(parts[0])
+    for part in parts[2::2]:
+        data += bytes(_gap(data)) + literal(part)
+    return data
+
+
+def _gap(data: bytes) -> int:
+    """The length that the last, cut value of an array announces."""
+    at, end = 1, len(data)
+    while at < end:
+        kind = data[at]
+        width = _TEXTS.get(kind) or _BYTES.get(kind)
+        if 0xA0 <= kind <= 0xBF:
+            start, size = at + 1, kind & 0x1F
+        elif width:
+            start, size = at + 1 + width, int.from_bytes(data[at + 1 : at + 1 + width], "big")
+        else:
+            at = _unpacked(data, at)[1]
+            continue
+        if start == end and size <= MOST_HIDDEN:
+            return size
+        at = start + size
+    raise ValueError("no value is cut here")
+
+
+# -- What a line shows --------------------------------------------------------------------------------------
+
+
+def iso(ms: int) -> str:
+    """RFC 3339 in UTC with milliseconds."""
+    second, rest = divmod(ms, 1000)
+    return f"{_second(second)}.{rest:03d}Z"
+
+
+@lru_cache(maxsize=64)
+def _second(second: int) -> str:
+    return datetime.fromtimestamp(second, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")  # noqa: UP017 - nor UTC
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equal in value and kind: in JSON, `1`, `1.0` and `true` are not the same."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(value, other[name]) for name, value in one.items())
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+def subject_bytes(stream: str, text: str) -> bytes:
+    """The stored subject: 16 bytes of a message id in a partition, else the text."""
+    if not stream.isdigit():
+        return text.encode()
+    raw = bytes.fromhex(text.replace("-", ""))
+    shown = raw.hex()
+    if len(raw) != 16 or f"{shown[:8]}-{shown[8:12]}-{shown[12:16]}-{shown[16:20]}-{shown[20:]}" != text:
+        raise ValueError("not a message id")
+    return raw
+
+
+def check_envelope(line: Line, envelope: bytes, ms: int, subject: bytes) -> None:
+    """Time, actor, correlation and causation are those of the stored envelope. Raises Bad."""
+    try:
+        at, actor, correlation, causation = [*unpack(envelope), None, None][:4]
+        expected = [iso(at), actor, _conversation(correlation, subject, line["stream"]), causation]
+    except MANGLED:
+        expected = [iso(ms), "unreadable", _conversation(None, subject, line["stream"]), None]
+    for name, value in zip(("at", "actor", "correlation_id", "causation_id"), expected):  # noqa: B905
+        if not same(line[name], value):
+            raise Bad(line["id"], "changed", f"it shows another {name} than was recorded")
+
+
+def _conversation(correlation: bytes | None, subject: bytes, stream: str) -> str | None:
+    if correlation is None:
+        return subject.hex() if stream.isdigit() else None
+    return (
+        correlation.hex() if len(correlation) == 16 else correlation.lstrip(b"=").decode("utf-8", "replace")
+    )
+
+
+def check_data(line: Line, tag: str, parts: list[str]) -> bool:
+    """The fields shown are those of the stored data. Raises Bad; False for a type that is not known here."""
+    names, shown = FIELDS.get(tag), line["data"]
+    if names is None:
+        return False
+    values = unpack(whole(parts))
+    hidden = iter(parts[1::2])
+    if shown.keys() != set(names):
+        raise Bad(line["id"], "changed", "it shows other fields than its type has")
+    committed = COMMITTED.get(tag, ())
+    for place, name in enumerate(names):
+        if place >= len(values):
+            value = DEFAULTS.get((tag, name))
+        else:
+            value = values[place]
+            if place in committed and value is not None:
+                value = {"withheld": "sha256:" + next(hidden)}
+            elif isinstance(value, bytes):
+                value = value.hex()
+        if not same(shown[name], value):
+            raise Bad(line["id"], "changed", f"it shows another {name} than was recorded")
+    return True
+
+
+# -- Digests ------------------------------------------------------------------------------------------------
+
+
+class Digests:
+    """The signed digests, checked: signatures, chain, growth. `trusted`: whether a key vouches for them."""
+
+    def __init__(self, given: Iterable[Line], keys: list[bytes]) -> None:
+        by_number: dict[int, tuple[str, str]] = {}
+        for one in given:
+            try:
+                found = one.get("data", one)
+                number, body, signature = found["number"], found["body"], found["signature"]
+                known = by_number.setdefault(int(number), (body, signature))
+            except MANGLED:
+                raise Bad("digests", "unreadable", "a line is no signed digest") from None
+            if known != (body, signature):
+                raise Bad(f"digest {number}", "changed", "two digests have this number")
+        self.trusted = bool(keys)
+        self.every: list[Line] = []
+        previous, before = GENESIS, None
+        for number in range(1, max(by_number, default=0) + 1):
+            if number not in by_number:
+                raise Bad(f"digest {number}", "missing", "a later one is there")
+            body, signature = by_number[number]
+            try:
+                before = self._checked((number, body, signature), keys, previous, before)
+            except MANGLED as error:
+                raise Bad(f"digest {number}", "unreadable", str(error)) from None
+            self.every.append(before)
+            previous = hashlib.sha256(body.encode()).hexdigest()
+
+    @staticmethod
+    def _checked(given: tuple[int, str, str], keys: list[bytes], previous: str, before: Line | None) -> Line:
+        number, body, signature = given
+        where, digest = f"digest {number}", parse(body.encode())
+        key = bytes.fromhex(digest["key"])
+        if keys and key not in keys:
+            raise Bad(where, "untrusted", f"it is signed with another key, {key.hex()}")
+        if not signed_by(key, bytes.fromhex(signature), body.encode()):
+            raise Bad(where, "changed", "its signature is wrong")
+        if (digest["format"], digest["number"], digest["previous"]) != (1, number, previous):
+            raise Bad(where, "out of order", "it does not follow on the one before")
+        if before is not None and digest["log_id"] != before["log_id"]:
+            raise Bad(where, "changed", "it is of another log")
+        for stream, state in digest["streams"].items():
+            known = (before or {"streams": {}})["streams"].get(stream, {"events": 0, "last": "0-0"})
+            back = entry(state["last"]) < entry(known["last"])
+            if back or state["events"] != known["events"] + state["covered"]:
+                raise Bad(where, "changed", f"its count of stream {stream} does not continue the one before")
+        return digest  # type: ignore[no-any-return]
+
+    def bounds(self, number: int, stream: str) -> tuple[tuple[int, int], Line]:
+        """After which entry the digest of this number covers a stream, and what it says of it."""
+        if number < 1:
+            raise IndexError(number)
+        before = self.every[number - 2]["streams"].get(stream) if number > 1 else None
+        return entry(before["last"] if before else "0-0"), self.every[number - 1]["streams"][stream]
+
+
+def entry(text: str) -> tuple[int, int]:
+    """`ms-seq` as two numbers."""
+    ms, _, seq = text.partition("-")
+    return int(ms), int(seq)
+
+
+def under_root(leaf: bytes, index: int, size: int, path: list[str]) -> str:
+    """The Merkle root (RFC 9162, 2.1.3.2) to which a path leads from a leaf."""
+    if not 0 <= index < size:
+        raise ValueError("no such leaf")
+    value, beside = hashlib.sha256(b"\x00" + leaf).digest(), iter(path)
+    while size > 1:
+        if index ^ 1 < size:
+            other = commitment(next(beside, ""))
+            value = hashlib.sha256(b"\x01" + (other + value if index & 1 else value + other)).digest()
+        index, size = index >> 1, (size + 1) >> 1
+    if next(beside, None) is not None:
+        raise ValueError("the path is too long")
+    return value.hex()
+
+
+# -- Ed25519 (RFC 8032, 5.1.7), for where no package does it -------------------------------------------------
+
+_P = 2**255 - 19
+_L = 2**252 + 27742317777372353535851937790883648493
+_D = -121665 * pow(121666, _P - 2, _P) % _P
+_ROOT = pow(2, (_P - 1) // 4, _P)
+
+
+def signed_by(key: bytes, signature: bytes, content: bytes) -> bool:
+    """Whether the signature is that of the public key."""
+    if Ed25519PublicKey is not None:
+        try:
+            Ed25519PublicKey.from_public_bytes(key).verify(signature, content)
+        except (InvalidSignature, ValueError):
+            return False
+        return True
+    return plainly_signed_by(key, signature, content)
+
+
+def plainly_signed_by(key: bytes, signature: bytes, content: bytes) -> bool:
+    """The same in plain Python; some milliseconds."""
+    if len(key) != 32 or len(signature) != 64:
+        return False
+    public, first = _point(key), _point(signature[:32])
+    scalar = int.from_bytes(signature[32:], "little")
+    if public is None or first is None or scalar >= _L:
+        return False
+    digest = hashlib.sha512(signature[:32] + key + content).digest()
+    base = _point((4 * pow(5, _P - 2, _P) % _P).to_bytes(32, "little"))
+    left = _times(base, scalar)
+    right = _plus(first, _times(public, int.from_bytes(digest, "little") % _L))
+    return not any((left[at] * right[2] - right[at] * left[2]) % _P for at in (0, 1))
+
+
+def _point(raw: bytes) -> tuple[int, int, int, int] | None:
+    """A point in extended coordinates; None for what is none."""
+    y = int.from_bytes(raw, "little")
+    sign, y = y >> 255, y & (1 << 255) - 1
+    if y >= _P:
+        return None
+    square = (y * y - 1) * pow(_D * y * y + 1, _P - 2, _P) % _P
+    x = pow(square, (_P + 3) // 8, _P)
+    if (x * x - square) % _P:
+        x = x * _ROOT % _P
+    if (x * x - square) % _P or (x == 0 and sign):
+        return None
+    if x & 1 != sign:
+        x = _P - x
+    return x, y, 1, x * y % _P
+
+
+def _plus(one: Any, other: Any) -> tuple[int, int, int, int]:
+    a = (one[1] - one[0]) * (other[1] - other[0]) % _P
+    b = (one[1] + one[0]) * (other[1] + other[0]) % _P
+    c = 2 * one[3] * other[3] * _D % _P
+    d = 2 * one[2] * other[2] % _P
+    e, f, g, h = b - a, d - c, d + c, b + a
+    return e * f % _P, g * h % _P, f * g % _P, e * h % _P
+
+
+def _times(point: Any, scalar: int) -> tuple[int, int, int, int]:
+    found: Any = (0, 1, 1, 0)
+    while scalar:
+        if scalar & 1:
+            found = _plus(found, point)
+        point, scalar = _plus(point, point), scalar >> 1
+    return found  # type: ignore[no-any-return]
+
+
+def public_key(text: str) -> bytes:
+    """A public key out of PEM or hex. Raises ValueError."""
+    lines = [each.strip() for each in text.strip().splitlines()]
+    if lines and lines[0] == "-----BEGIN PUBLIC KEY-----":
+        raw = base64.b64decode("".join(lines[1:-1]), validate=True)
+        if raw[:12] != bytes.fromhex("302a300506032b6570032100"):
+            raise ValueError("not an Ed25519 key")
+        raw = raw[12:]
+    else:
+        raw = bytes.fromhex("".join(lines))
+    if len(raw) != 32:
+        raise ValueError("not an Ed25519 public key")
+    return raw
+
+
+# -- The walk -----------------------------------------------------------------------------------------------
+
+
+class Stream:
+    """How far a stream was followed."""
+
+    def __init__(self) -> None:
+        self.at = (0, 0)
+        self.head = self.before = GENESIS
+        """Hash of the last event, and of the one before it."""
+        self.last_id = self.unsigned = ""
+        """The last event, and the first after the newest digest."""
+        self.events = 0
+        self.next_digest = 0
+
+
+class Verifier:
+    """Takes the lines of an export one after another, then `finish`. Raises Bad at the first that is wrong.
+
+    `filtered`: it holds a selection, each line with a proof; None: the first line tells. `unsigned`: events
+    after the newest digest are allowed.
+    """
+
+    def __init__(self, digests: Digests, *, filtered: bool | None = None, unsigned: bool = False) -> None:
+        self.filtered = filtered
+        self._unsigned = unsigned
+        self.streams: dict[str, Stream] = {}
+        self.events = self.uncompared = 0
+        self._digests = digests
+
+    def take(self, line: Line) -> None:
+        """One event. Raises Bad."""
+        where = f"event {self.events + 1}"
+        try:
+            where = str(line["id"])
+            self._take(line)
+        except MANGLED as error:
+            raise Bad(
+                where, "changed", f"it is no line of an export ({type(error).__name__}: {error})"
+            ) from None
+        self.events += 1
+
+    def _take(self, line: Line) -> None:
+        where, stream, digest = line["id"], line["stream"], line["hash"]
+        proof = line.get("proof")
+        if self.filtered is None:
+            self.filtered = proof is not None
+        extra = {"stored", "proof"} if self.filtered else {"stored"}
+        if line.keys() != {*SHOWN, *extra}:
+            raise Bad(where, "changed", "it has not the fields of an export's line")
+        own, _, entry_id = where.partition(":")
+        position = entry(entry_id)
+        if own != stream or f"{stream}:{position[0]}-{position[1]}" != where:
+            raise Bad(where, "changed", "its id is not one of its stream")
+        state = self.streams.get(stream)
+        if state is None:
+            state = self.streams[stream] = Stream()
+        if position <= state.at:
+            kind = "inserted" if position == state.at else "out of order"
+            raise Bad(where, kind, f"it comes after {state.last_id}")
+        self._bytes(line, position[0])
+        if self.filtered:
+            self._proved(where, stream, position, digest, proof)
+        else:
+            self._follows(line, state)
+        state.before = state.head
+        state.at, state.head, state.last_id = position, digest, where
+        state.events += 1
+        if not self.filtered:
+            self._held(stream, state)
+
+    def _bytes(self, line: Line, ms: int) -> None:
+        """The hash is that of the stored bytes, and these are what the line shows."""
+        version, kind, stored = line["version"], line["type"], line["stored"]
+        tag = kind if same(version, 1) else f"{kind}.{version:d}"
+        subject, envelope = subject_bytes(line["stream"], line["subject"]), literal(stored["envelope"])
+        parts = stored["data"]
+        if type(version) is not int or "." in kind or stored.keys() != {"envelope", "data"}:
+            raise Bad(line["id"], "changed", "its type or version is none")
+        hidden = isinstance(parts, str)
+        digest = bytes.fromhex(parts) if hidden else data_digest(parts)
+        hashed = (line["id"].encode(), tag.encode(), subject, envelope)
+        if link(commitment(line["previous_hash"]), hashed, digest).hex() != line["hash"]:
+            raise Bad(line["id"], "changed", "its hash is not that of its bytes")
+        check_envelope(line, envelope, ms, subject)
+        if hidden:
+            if tag in FIELDS or not same(line["data"], {"withheld": "sha256:" + parts[2:]}):
+                raise Bad(line["id"], "changed", "its data is not what was recorded, or is hidden")
+        elif check_data(line, tag, parts):
+            return
+        self.uncompared += 1
+
+    @staticmethod
+    def _follows(line: Line, state: Stream) -> None:
+        previous = line["previous_hash"]
+        if previous == state.head:
+            return
+        if state.last_id and previous == state.before:
+            raise Bad(state.last_id, "inserted", f"{line['id']} follows on the event before it")
+        after = f"after {state.last_id}" if state.last_id else "at the beginning of the stream"
+        raise Bad(line["id"], "missing", f"one or more events {after}, before this one")
+
+    def _held(self, stream: str, state: Stream) -> None:
+        """Hold the chain against the digests that end here."""
+        every = self._digests.every
+        while state.next_digest < len(every):
+            said = every[state.next_digest]["streams"].get(stream)
+            if said is None or said["events"] < state.events:
+                state.next_digest += 1
+                continue
+            if said["events"] > state.events and entry(said["last"]) > state.at:
+                return
+            number = state.next_digest + 1
+            if said["events"] > state.events:
+                detail = f"digest {number} vouches for more events than the {state.events} up to here"
+                raise Bad(state.last_id, "inserted, or missing before it", detail)
+            if entry(said["last"]) != state.at or said["head"] != state.head:
+                first, _ = self._digests.bounds(number, stream)
+                raise Bad(
+                    f"stream {stream} after {first[0]}-{first[1]}, up to {said['last']}",
+                    "changed, missing or inserted",
+                    f"digest {number} vouches for other events; all hashes after it were made anew",
+                )
+            state.next_digest += 1
+            return
+        state.unsigned = state.unsigned or state.last_id
+
+    def _proved(self, where: str, stream: str, position: tuple[int, int], digest: str, proof: Any) -> None:
+        number, index, size, path = (proof[name] for name in ("digest", "index", "size", "path"))
+        if number > len(self._digests.every):
+            raise Bad(where, "unproved", f"digest {number}, which it refers to, is not among those given")
+        after, said = self._digests.bounds(number, stream)
+        right = after < position <= entry(said["last"]) and size == said["covered"] and len(proof) == 4
+        if (
+            not right
+            or not all(type(one) is int for one in (number, index, size))
+            or under_root(commitment(digest), index, size, path) != said["root"]
+        ):
+            raise Bad(where, "changed or inserted", f"digest {number} does not vouch for it")
+
+    def finish(self) -> None:
+        """After the last line. Raises Bad when digests vouch for more events than came, or for fewer."""
+        if self.filtered or not self._digests.every:
+            return
+        for state in self.streams.values():
+            if state.unsigned and not self._unsigned:
+                detail = "no digest vouches for it; get newer ones, or allow unsigned events"
+                raise Bad(state.unsigned, "unproved or inserted", detail)
+        for stream, said in self._digests.every[-1]["streams"].items():
+            state = self.streams.get(stream, Stream())
+            if said["events"] > state.events:
+                after = state.last_id or "the beginning of the stream"
+                detail = f"the newest digest vouches for events after {after}"
+                raise Bad(f"{stream}:{said['last']}", "missing", detail)
+
+    def report(self) -> Line:
+        """What was checked, and what cannot be."""
+        every = self._digests.every
+        covered = every[-1]["streams"] if every else {}
+        late = sum(
+            max(0, state.events - covered.get(stream, {"events": 0})["events"])
+            for stream, state in self.streams.items()
+        )
+        notes = []
+        if self.filtered:
+            notes.append("A filtered export proves what it contains, not what it lacks.")
+        elif late and every:
+            notes.append(f"{late} events came after the newest digest: chained, but not signed for yet.")
+        if not every:
+            notes.append("No digests were given: whoever could write the whole file could have made it anew.")
+        elif not self._digests.trusted:
+            notes.append(
+                "No key was given: the digests vouch for themselves. Get the key from whom you trust."
+            )
+        if self.uncompared:
+            notes.append(
+                f"{self.uncompared} events are of types unknown here: proved, but not compared with names."
+            )
+        return {
+            "ok": True,
+            "events": self.events,
+            "streams": {name: state.events for name, state in self.streams.items()},
+            "complete": not self.filtered,
+            "digests": len(every),
+            "key_trusted": self._digests.trusted and bool(every),
+            "signed_until": every[-1]["at"] if every else None,
+            "notes": notes,
+        }
+
+
+# -- Files --------------------------------------------------------------------------------------------------
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> Line:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice")
+    return found
+
+
+def parse(text: bytes) -> Any:
+    """JSON in which no name stands twice. Raises ValueError."""
+    if msgspec is not None:
+        try:
+            found = msgspec.json.decode(text)
+            # What comes out the same cannot have held a name twice.
+            if msgspec.json.encode(found) == text:
+                return found
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            pass
+    return json.loads(text, object_pairs_hook=_unique)
+
+
+def json_lines(file: IO[bytes]) -> Iterator[Line]:
+    """The lines of a file. Raises Bad."""
+    for number, text in enumerate(file, 1):
+        try:
+            found = parse(text.rstrip(b"\r\n"))
+        except (ValueError, RecursionError) as error:
+            raise Bad(f"line {number}", "changed", f"it is not JSON ({error})") from None
+        if not isinstance(found, dict):
+            raise Bad(f"line {number}", "changed", "it is no JSON object")
+        yield found
+
+
+NESTED = ("version", "data", "stored", "proof")
+
+
+def csv_lines(file: Iterable[str]) -> Iterator[Line]:
+    """The records of a CSV export: empty is null, a leading apostrophe is dropped, NESTED are JSON."""
+    csv.field_size_limit(1 << 30)
+    rows = csv.reader(file, strict=True)
+    try:
+        names = next(rows, [])
+        for row in rows:
+            if len(row) != len(names):
+                raise ValueError("it has another number of cells")
+            cells = _unique([(name, uncell(cell)) for name, cell in zip(names, row)])  # noqa: B905
+            line: Line = {name: cell or None for name, cell in cells.items()}
+            line |= {name: parse(cells[name].encode()) for name in NESTED if cells.get(name)}
+            if line.get("proof", 0) is None:
+                del line["proof"]
+            yield line
+    except (csv.Error, ValueError, RecursionError) as error:
+        raise Bad(f"record {rows.line_num}", "changed", str(error)) from None
+
+
+def uncell(cell: str) -> str:
+    """A cell as it was before an apostrophe kept it from being a formula."""
+    return cell.removeprefix("'")
+
+
+def lines_of(path: str) -> Iterator[Line]:
+    """The events of an export's file, by its first bytes CSV or JSON lines."""
+    with open(path, "rb") as file:
+        start = file.read(3)
+        file.seek(0)
+        if start == b"id,":
+            with open(path, encoding="utf-8", newline="") as text:
+                yield from csv_lines(text)
+        else:
+            yield from json_lines(file)
+
+
+def verify(
+    path: str,
+    digests: Iterable[Line],
+    keys: list[bytes],
+    *,
+    filtered: bool | None = None,
+    unsigned: bool = False,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Line:
+    """Verify the file and report. Raises Bad, OSError."""
+    verifier = Verifier(Digests(digests, keys), filtered=filtered, unsigned=unsigned)
+    for line in lines_of(path):
+        verifier.take(line)
+        if verifier.events % PROGRESS == 0:
+            progress(verifier.events)
+    verifier.finish()
+    return verifier.report()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The script; its exit code."""
+    parser = argparse.ArgumentParser(description="Verify an export of the broker's history, offline.")
+    parser.add_argument("file", help="the export: JSON lines or CSV")
+    parser.add_argument("--digests", metavar="FILE", help="the signed digests, JSON lines")
+    parser.add_argument(
+        "--key", metavar="FILE", action="append", default=[], help="the public key, PEM or hex"
+    )
+    parser.add_argument("--filtered", action="store_true", default=None, help="it holds a selection only")
+    parser.add_argument("--unsigned", action="store_true", help="allow events after the newest digest")
+    given = parser.parse_args(arguments)
+    try:
+        keys = []
+        for path in given.key:
+            with open(path, encoding="ascii") as file:
+                keys.append(public_key(file.read()))
+        digests: list[Line] = []
+        if given.digests:
+            with open(given.digests, "rb") as file:
+                digests = list(json_lines(file))
+        report = verify(given.file, digests, keys, filtered=given.filtered, unsigned=given.unsigned)
+    except Bad as bad:
+        sys.stdout.write(f"NOT RIGHT  {bad}\n")
+        return 1
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"{parser.prog}: {error}\n")
+        return 2
+    told = "complete" if report["complete"] else "filtered"
+    sys.stdout.write(f"right      {report['events']} events, {told}, {report['digests']} digests\n")
+    for note in report["notes"]:
+        sys.stdout.write(f"note       {note}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

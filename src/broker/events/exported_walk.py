@@ -1,0 +1,271 @@
+"""Walking through history for an export: stream after stream, event after event, held against the digests.
+
+An export ends where a digest ends, so that each of its events is vouched for, and one that was interrupted
+can be taken up again with the same end. What is read is linked anew: an export of a history that was changed
+stops there instead of spreading it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from typing import NamedTuple
+
+import msgspec
+
+from broker.domain import ids
+from broker.errors import BrokerError, UnknownEvent, ValidationError
+from broker.events import codec, digests, envelope, exported, merkle, upcasting
+from broker.events.codec import Stored
+from broker.events.digests import Digest, StreamDigest
+from broker.events.exported import Inclusion, ProvedLine
+from broker.events.exported_source import Linked, Source, linked
+from broker.events.positions import Position, start
+
+SKEW_MS = 3_600_000
+"""By so much the clock that gave an event its time may differ from Redis', which orders the stream."""
+
+
+class HistoryAltered(BrokerError):
+    """The history is not the one that a signed digest vouches for."""
+
+    code = "history_altered"
+
+
+class Filter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which events; `since` and `until` are milliseconds of when they occurred, `until` excluded."""
+
+    since: int | None = None
+    until: int | None = None
+    types: tuple[str, ...] = ()
+    subject: str | None = None
+    actor: str | None = None
+    client_id: str | None = None
+
+    @property
+    def everything(self) -> bool:
+        """Whether nothing is left out."""
+        return self == Filter()
+
+    def shown(self) -> dict[str, str]:
+        """As the event of the export names it."""
+        found = {name: getattr(self, name) for name in self.__struct_fields__}
+        found["types"] = ",".join(self.types) or None
+        return {name: str(value) for name, value in found.items() if value is not None}
+
+
+class Matcher:
+    """Whether events are asked for."""
+
+    def __init__(self, wanted: Filter) -> None:
+        self._wanted = wanted
+        self._subject = None if wanted.subject is None else _subject(wanted.subject)
+
+    def __call__(self, entry: Stored) -> bool:
+        wanted = self._wanted
+        if wanted.types and upcasting.split(entry.tag)[0] not in wanted.types:
+            return False
+        if self._subject is not None and entry.subject != self._subject:
+            return False
+        if wanted.client_id is not None and _client(entry) != wanted.client_id:
+            return False
+        return self._by_envelope(entry)
+
+    def _by_envelope(self, entry: Stored) -> bool:
+        wanted = self._wanted
+        if wanted.since is None and wanted.until is None and wanted.actor is None:
+            return True
+        try:
+            found = envelope.decode(entry.envelope)
+        except msgspec.DecodeError:
+            # As the export shows it.
+            found = envelope.Envelope(entry.position.ms, "unreadable")
+        return (
+            (wanted.since is None or found.at >= wanted.since)
+            and (wanted.until is None or found.at < wanted.until)
+            and wanted.actor in {None, found.actor}
+        )
+
+
+class Walk:
+    """The events up to the last of `known`, which are all digests from the first on."""
+
+    def __init__(self, source: Source, known: Sequence[Digest], wanted: Filter | None = None) -> None:
+        self.wanted = wanted or Filter()
+        self._source = source
+        self._known = known
+        self._matches = Matcher(self.wanted)
+
+    @property
+    def events(self) -> int:
+        """How many will be looked through, at most."""
+        last = self._known[-1].streams if self._known else {}
+        return sum(state.events for state in last.values())
+
+    async def lines(self, after: Position | None = None) -> AsyncGenerator[list[ProvedLine]]:
+        """The export's lines in blocks, those after `after` in the export's own order.
+
+        Raises HistoryAltered, and what the source raises; ValidationError for an `after` that is not there.
+        """
+        streams = self._source.streams
+        if after is not None:
+            if after.stream not in streams:
+                raise ValidationError("after", "must be the id of an exported event")
+            streams = streams[streams.index(after.stream) :]
+        for stream in streams:
+            own = after if after is not None and after.stream == stream else start(stream)
+            async with aclosing(self._stream(stream, own)) as blocks:
+                async for block in blocks:
+                    yield block
+
+    async def _stream(self, stream: str, after: Position) -> AsyncGenerator[list[ProvedLine]]:
+        """The lines of one stream, read in one go from the first digest that concerns it."""
+        spans = [span for span in self._spans(stream) if self._concerns(span, after)]
+        if not spans:
+            return
+        choose = None if self.wanted.everything else self._matches
+        first, waiting = spans[0].before, deque(_Covered(span, choose) for span in spans)
+        blocks = linked(self._source, stream, spans[0].first, bytes.fromhex(first.head), upto=spans[-1].last)
+        async with aclosing(blocks):
+            async for block in blocks:
+                rest = block
+                while rest:
+                    lines, rest = waiting[0].take(rest)
+                    if waiting[0].ended:
+                        lines += waiting.popleft().proved()
+                    if fresh := [line for position, line in lines if position > after]:
+                        yield fresh
+        if waiting:
+            waiting[0].proved()
+
+    def _spans(self, stream: str) -> list[_Span]:
+        """What each digest adds to a stream, those that add nothing left out."""
+        found, before = [], digests.UNCOVERED
+        for digest in self._known:
+            state = digests.of(digest.streams, stream)
+            if state.covered:
+                found.append(_Span(digest.number, stream, before, state))
+            before = state
+        return found
+
+    def _concerns(self, span: _Span, after: Position) -> bool:
+        """Whether something that is asked for can be among the events that a digest adds."""
+        wanted = self.wanted
+        return (
+            span.last > after
+            and (wanted.since is None or span.last.ms >= wanted.since - SKEW_MS)
+            and (wanted.until is None or span.first.ms < wanted.until + SKEW_MS)
+        )
+
+    async def proof(self, position: Position) -> ProvedLine | None:
+        """One event with its proof; None when no digest covers it, or it is not there. Raises as `lines`."""
+        for span in self._spans(position.stream):
+            if not span.first < position <= span.last:
+                continue
+            covered = _Covered(span, lambda entry: entry.position == position)
+            async with aclosing(
+                linked(
+                    self._source,
+                    position.stream,
+                    span.first,
+                    bytes.fromhex(span.before.head),
+                    upto=span.last,
+                )
+            ) as blocks:
+                async for block in blocks:
+                    covered.take(block)
+            return next((line for _, line in covered.proved()), None)
+        return None
+
+
+class _Span(NamedTuple):
+    number: int
+    stream: str
+    before: StreamDigest
+    state: StreamDigest
+
+    @property
+    def first(self) -> Position:
+        """The position after which it begins."""
+        return self.before.end(self.stream)
+
+    @property
+    def last(self) -> Position:
+        """Of its last event."""
+        return self.state.end(self.stream)
+
+
+_Lines = list[tuple[Position, ProvedLine]]
+
+
+class _Covered:
+    """What one digest adds to a stream, gathered while it is read; `choose` None: everything, unproved."""
+
+    def __init__(self, span: _Span, choose: Callable[[Stored], bool] | None) -> None:
+        self._span = span
+        self._choose = choose
+        self._count, self._head = 0, b""
+        self._hashes: list[bytes] = []
+        self._found: list[tuple[int, Linked]] = []
+        self.ended = False
+        """Whether what follows belongs to the next digest."""
+
+    def take(self, block: list[Linked]) -> tuple[_Lines, list[Linked]]:
+        """Take what is the digest's of a block: lines that can be given out at once, and the rest."""
+        last = self._span.last
+        cut = bisect_right(block, last, key=lambda one: one.stored.position)
+        own, rest = block[:cut], block[cut:]
+        self.ended = bool(rest) or (bool(own) and own[-1].stored.position == last)
+        if own:
+            self._head = own[-1].hash
+        lines: _Lines = []
+        if self._choose is None:
+            lines = [(one.stored.position, exported.proved(*_of(one))) for one in own]
+        else:
+            choose = self._choose
+            self._found += [(at, one) for at, one in enumerate(own, self._count) if choose(one.stored)]
+            self._hashes += [one.hash for one in own]
+        self._count += len(own)
+        return lines, rest
+
+    def proved(self) -> _Lines:
+        """Lines that had to wait for the whole. Raises HistoryAltered when it is not what was signed."""
+        state = self._span.state
+        if self._count != state.covered or self._head.hex() != state.head:
+            how = "with other hashes" if self._count == state.covered else f"{self._count} were found"
+            raise HistoryAltered(
+                f"Digest {self._span.number} vouches for {state.covered} events of stream "
+                f"{self._span.stream} up to {state.last}: {how}."
+            )
+        if not self._found:
+            return []
+        tree = merkle.Tree(self._hashes)
+        return [
+            (one.stored.position, exported.proved(*_of(one), _inclusion(self._span.number, tree, at)))
+            for at, one in self._found
+        ]
+
+
+def _of(one: Linked) -> tuple[Stored, bytes, bytes]:
+    return one.stored, one.hash, one.previous
+
+
+def _inclusion(number: int, tree: merkle.Tree, index: int) -> Inclusion:
+    return Inclusion(number, index, tree.size, [beside.hex() for beside in tree.path(index)])
+
+
+def _client(entry: Stored) -> str | None:
+    try:
+        return getattr(codec.decode(entry.tag, entry.data), "client_id", None)
+    except UnknownEvent:
+        return None
+
+
+def _subject(text: str) -> bytes:
+    """The stored form of a subject: a message id's 16 bytes, or the text."""
+    try:
+        return ids.parse(text)
+    except ValidationError:
+        return text.encode()
