@@ -19,9 +19,7 @@ hypothesis.settings.register_profile("broker", deadline=None)
 hypothesis.settings.load_profile("broker")
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--full`: the load cases run their whole length, an hour and more in all."""
-    parser.addoption("--full", action="store_true", help="run load cases in their full length")
+pytest_plugins = ["support.casebook"]
 
 
 @pytest.fixture(scope="session")

@@ -43,6 +43,7 @@ COMMANDS: dict[str, Entry] = {
     "doctor": Entry("doctor", "doctor", "What is wrong and what to do."),
     "test": Entry("test", "test", "Lint, types and the test suites."),
     "bench": Entry("bench", "bench", "The benchmarks."),
+    "report": Entry("report", "report", "The readiness report: DEPLOY or DO NOT DEPLOY."),
 }
 
 

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import click
 
+from broker.cli.readiness.cases import SECTIONS
+
+SECTION_NAMES = tuple(one.name for one in SECTIONS)
 ROOT = Path(__file__).resolve().parents[3]
 WORKERS = 3
 LINT = (
@@ -19,13 +22,15 @@ LINT = (
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
+@click.option("--quick", is_flag=True, help="Leave the load and security cases out.")
+@click.option("--full", is_flag=True, help="The load cases in their whole length: an hour and a half in all.")
 @click.argument("suite", required=False)
 @click.argument("pytest_args", nargs=-1, type=click.UNPROCESSED)
-def test(suite: str | None, pytest_args: tuple[str, ...]) -> None:
-    """Run the linters, the type checker and all tests; or SUITE, one directory of tests/, or `lint`.
+def test(suite: str | None, pytest_args: tuple[str, ...], *, quick: bool, full: bool) -> None:
+    """Run the linters, the type checker and all tests; or SUITE.
 
-    What follows `--` goes to pytest: `./broker test events -- -k append -x`. `./broker test load --full` gives
-    the load cases their whole length, an hour and a half in all.
+    SUITE: `functional`, `integration`, `load`, `security` (the tests of the requirements' cases), `all`,
+    `lint`, or one directory of tests/. What follows `--` goes to pytest: `./broker test cli -- -k append -x`.
     """
     if not (ROOT / "tests").is_dir():
         raise click.ClickException("The tests are in the source checkout; run `./broker test` there.")
@@ -35,16 +40,19 @@ def test(suite: str | None, pytest_args: tuple[str, ...]) -> None:
         suite = None
     # Tests see no settings but their own.
     environ = {name: value for name, value in os.environ.items() if not name.startswith("BROKER_")}
-    failed = _lint(environ) if suite in (None, "lint") else []
+    failed = _lint(environ) if suite in (None, "all", "lint") else []
     if suite == "lint":
         sys.exit(1 if failed else 0)
     target = _target(suite)
     _servers()
     # Most tests wait for servers and processes: a few at a time take half as long, even on two cores.
     # Load by itself, or it measures the others.
-    alone = bool(pytest_args) or suite == "load"
+    alone = bool(pytest_args) or suite == "load" or full
     spread = () if alone else ("-n", str(WORKERS), "--dist", "loadfile")
-    code = _run(("pytest", str(target), *spread, *pytest_args), environ)
+    chosen = (*(("--quick",) if quick else ()), *(("--full",) if full else ()))
+    if suite in SECTION_NAMES:
+        chosen = (*chosen, "--sections", str(suite))
+    code = _run(("pytest", str(target), *spread, *chosen, *pytest_args), environ)
     # Nothing is printed after pytest's summary; what failed before it was said before it.
     sys.exit(code or (1 if failed else 0))
 
@@ -64,19 +72,21 @@ def _lint(environ: dict[str, str]) -> list[str]:
 
 def _target(suite: str | None) -> Path:
     tests = ROOT / "tests"
-    if suite is None:
+    if suite is None or suite == "all" or suite in SECTION_NAMES:
         return tests
     known = sorted(path.name for path in tests.iterdir() if any(path.rglob("test_*.py")))
     if suite not in known:
-        raise click.UsageError(f"There is no suite {suite!r}. Suites: lint, {', '.join(known)}.")
+        suites = ", ".join(dict.fromkeys(("lint", "all", *SECTION_NAMES, *known)))
+        raise click.UsageError(f"There is no suite {suite!r}. Suites: {suites}.")
     return tests / suite
 
 
 def _servers() -> None:
-    """The tests run against real servers."""
-    from broker.embedded.install import ensure_mariadb
+    """The tests run against real servers, and look at the portal with a real browser."""
+    from broker.embedded.install import ensure_browser, ensure_mariadb
 
     ensure_mariadb(click.echo)
+    ensure_browser(click.echo)
 
 
 def _run(command: tuple[str, ...], environ: dict[str, str]) -> int:

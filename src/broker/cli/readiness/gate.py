@@ -1,0 +1,62 @@
+"""The production gate: every reason not to deploy, from what was shown and what was not."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from broker.cli.readiness.cases import FULL_LENGTH, SECTIONS, section
+from broker.cli.readiness.evidence import CaseResult, Evidence
+
+CHECKS: Final = {"preflight": 7, "smoke": 9}
+MIN_SUCCESS = 0.95
+MIN_BURST_SUCCESS = 0.90
+MAX_P99_MS = 5000.0
+
+
+def reasons(evidence: Evidence) -> list[str]:
+    """Why not to deploy; empty means DEPLOY."""
+    return [*_checks(evidence), *_cases(evidence.cases), *_load(evidence)]
+
+
+def _checks(evidence: Evidence) -> list[str]:
+    found = []
+    for one in evidence.checks:
+        if one.checks is None:
+            found.append(f"{one.name}: not run. {one.problem}.")
+            continue
+        failed = [name for name, ok, _ in one.checks if not ok]
+        if failed:
+            found.append(f"{one.name}: {', '.join(failed)} failed.")
+        if len(one.checks) != CHECKS[one.name]:
+            found.append(f"{one.name}: {len(one.checks)} checks answered, {CHECKS[one.name]} are asked for.")
+    return found
+
+
+def _cases(cases: list[CaseResult]) -> list[str]:
+    found = []
+    for kind in SECTIONS:
+        for status, words in (("FAIL", "failed"), ("NOT RUN", "not run on this source")):
+            ids = [one.case for one in cases if one.status == status and section(one.case) == kind]
+            if ids:
+                found.append(f"{kind.title}: {len(ids)} {words}: {', '.join(ids)}.")
+    return found
+
+
+def _load(evidence: Evidence) -> list[str]:
+    found = []
+    for case in FULL_LENGTH:
+        figures = evidence.load.get(case)
+        if figures is None or not figures["full"]:
+            found.append(f"{case}: not run in its full length (`./broker test load --full`).")
+    for case, figures in evidence.load.items():
+        for what in ("lost", "doubled"):
+            if count := figures.get(what):
+                found += [f"{case}: {count} messages {what}."]
+        least = MIN_BURST_SUCCESS if case == "TC-L-003" else MIN_SUCCESS
+        if figures.get("success_rate", 1) < least:
+            found.append(
+                f"{case}: success rate {figures['success_rate']:.1%}, at least {least:.0%} is asked."
+            )
+        if figures.get("p99_ms", 0) > MAX_P99_MS:
+            found.append(f"{case}: p99 {figures['p99_ms']:.0f} ms, at most {MAX_P99_MS:.0f} ms is asked.")
+    return found

@@ -1,0 +1,44 @@
+"""`./broker report`: the readiness report of this checkout, from what the suites left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from broker.cli.common import UserPath, data_option
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@click.command()
+@data_option
+@click.option(
+    "--out",
+    type=UserPath(file_okay=False),
+    help="Where report.html and report.md go. Default: var/report of the checkout.",
+)
+def report(data: Path | None, out: Path | None) -> None:
+    """Write the readiness report, and say DEPLOY or DO NOT DEPLOY with every reason. Exits 1 for the latter.
+
+    It is made of what `./broker test` and `./broker test load --full` measured on this very source, and of
+    `preflight` and `smoke`, which are asked now: `broker up` has to be running.
+    """
+    if not (ROOT / "tests").is_dir():
+        raise click.ClickException("The tests are in the source checkout; run `./broker report` there.")
+    from broker.cli.readiness import document, evidence, gate
+    from broker.cli.readiness import report as sections
+
+    found = evidence.gather(ROOT, data=data)
+    blocks = sections.blocks(found)
+    directory = out or ROOT / "var" / "report"
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "report.md").write_text(document.markdown(blocks), "utf-8")
+    (directory / "report.html").write_text(document.html(blocks, sections.TITLE), "utf-8")
+    reasons = gate.reasons(found)
+    for reason in reasons:
+        click.echo(f"- {reason}")
+    click.secho(document.word(document.Verdict(not reasons)), bold=True, fg="red" if reasons else "green")
+    click.echo(f"{directory / 'report.html'}")
+    if reasons:
+        raise SystemExit(1)

@@ -1,0 +1,211 @@
+"""The readiness report: what counts as evidence, what the gate says, and how it reads."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from broker.cli.readiness import document, evidence, gate, report
+from broker.cli.readiness.cases import CASES, FULL_LENGTH
+from broker.cli.readiness.evidence import Checks, Evidence, Outcome
+from support import casebook
+
+SOURCE = "0123456789abcdef"
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def ran(*cases: str, outcome: str = "passed", source: str = SOURCE, said: str = "") -> Outcome:
+    return Outcome(list(cases), outcome, 1.5, time.time(), source, said)
+
+
+def figures(case: str, *, full: bool = True, **changes: object) -> dict:
+    series = [{"t": t, "open": t * 2, "lag": 1, "connections": 9} for t in range(4)]
+    made = {"case": case, "full": full, "form": "1/s", "success_rate": 1.0, "p99_ms": 20.0, "lost": 0}
+    return made | {"doubled": 0, "series": series, "messages": 4} | changes
+
+
+def passing(**changes: object) -> Evidence:
+    """Evidence that says DEPLOY, with these changes."""
+    tests = {f"tests/test_{case}.py::test": ran(case) for case in CASES}
+    tests |= changes.pop("tests", {})
+    made = Evidence(
+        source=SOURCE,
+        cases=evidence.case_results(tests, SOURCE),
+        load={case: figures(case) for case in (*FULL_LENGTH, "TC-L-004")},
+        checks=[
+            Checks(name, [(f"check {number}", True, "fine") for number in range(count)])
+            for name, count in gate.CHECKS.items()
+        ],
+        environment={"Python": "3.11"},
+        at=0,
+    )
+    return msgspec.structs.replace(made, **changes)
+
+
+def test_every_case_of_the_requirements_is_known() -> None:
+    """92 cases, numbered without gaps in each kind."""
+    kinds: dict[str, list[int]] = {}
+    for case in CASES:
+        _, kind, number = case.split("-")
+        kinds.setdefault(kind, []).append(int(number))
+    assert {kind: len(numbers) for kind, numbers in kinds.items()} == {
+        "P": 10, "M": 15, "W": 10, "PT": 15, "I": 14, "L": 11, "S": 17}  # fmt: skip
+    assert all(numbers == list(range(1, len(numbers) + 1)) for numbers in kinds.values())
+
+
+def test_marks_name_cases_that_there_are() -> None:
+    """No test claims a case that is not among the 92."""
+    marked = set()
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        for found in re.findall(r"mark\.case\(([^)]*)\)", path.read_text("utf-8")):
+            marked |= set(re.findall(r'"(TC-[^"]+)"', found))
+    assert marked
+    assert marked <= set(CASES)
+
+
+def test_all_shown_in_full_says_deploy() -> None:
+    """Every case passed on this source, full lengths, all checks: DEPLOY, and no reason against it."""
+    found = passing()
+    assert gate.reasons(found) == []
+    assert "**DEPLOY**" in document.markdown(report.blocks(found))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"tests": {"other": ran("TC-S-003", outcome="failed")}}, "Security: 1 failed: TC-S-003."),
+        ({"tests": {"tests/test_TC-I-001.py::test": ran("TC-I-001", outcome="skipped")}},
+         "Integration: 1 not run on this source: TC-I-001."),
+        ({"tests": {"tests/test_TC-M-004.py::test": ran("TC-M-004", source="another")}},
+         "Functional: 1 not run on this source: TC-M-004."),
+        ({"load": {}}, "TC-L-001: not run in its full length"),
+        ({"load": {case: figures(case, full=False) for case in FULL_LENGTH}}, "TC-L-003: not run in its full"),
+        ({"load": {case: figures(case, lost=3) for case in FULL_LENGTH}}, "TC-L-002: 3 messages lost."),
+        ({"load": {case: figures(case, doubled=1) for case in FULL_LENGTH}}, "TC-L-001: 1 messages doubled."),
+        ({"load": {case: figures(case, success_rate=0.94) for case in FULL_LENGTH}}, "TC-L-001: success rate"),
+        ({"load": {case: figures(case, p99_ms=5001) for case in FULL_LENGTH}}, "TC-L-001: p99 5001 ms"),
+        ({"checks": [Checks("preflight", None, "no answer"), Checks("smoke", [("x", True, "")] * 9)]},
+         "preflight: not run. no answer."),
+        ({"checks": [Checks("preflight", [("x", True, "")] * 7), Checks("smoke", [("Redis", False, "")] * 9)]},
+         "smoke: Redis"),
+        ({"checks": [Checks("preflight", [("x", True, "")] * 6), Checks("smoke", [("x", True, "")] * 9)]},
+         "preflight: 6 checks answered, 7 are asked for."),
+    ],
+)  # fmt: skip
+def test_whatever_is_missing_or_failed_says_do_not_deploy(changes: dict, reason: str) -> None:
+    """A failure, a case without evidence, a short form, a loss, a check: each is a reason by itself."""
+    found = passing(**changes)
+    assert any(one.startswith(reason) for one in gate.reasons(found)), gate.reasons(found)
+    assert "**DO NOT DEPLOY**" in document.markdown(report.blocks(found))
+
+
+def test_a_success_rate_of_bursts_may_be_lower() -> None:
+    """The burst case asks for 90 %, the sustained ones for 95 %."""
+    load = {case: figures(case) for case in FULL_LENGTH} | {
+        "TC-L-003": figures("TC-L-003", success_rate=0.91)
+    }
+    assert gate.reasons(passing(load=load)) == []
+
+
+def test_the_report_shows_failures_figures_and_graphs_harmlessly() -> None:
+    """Both forms hold every case, what a failed test said, the figures and a graph; hostile text stays text."""
+    said = "<script>alert(1)</script> | pipe"
+    found = passing(tests={"tests/x.py::t": ran("TC-W-002", outcome="failed", said=said)})
+    blocks = report.blocks(found)
+    page, text = document.html(blocks, report.TITLE), document.markdown(blocks)
+    for case in CASES:
+        assert case in page
+        assert case in text
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+    assert "\\| pipe" in text
+    assert page.count("<polyline") >= 4
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "TC-L-004 compresses a day" in text
+
+
+def test_evidence_is_read_as_the_suites_left_it(tmp_path: Path) -> None:
+    """Results and figures of this source are read; what another source measured counts as not run."""
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "a.py").write_text("x = 1\n")
+    source = evidence.source_digest(tmp_path)
+    tests = {"a": ran("TC-P-001", source=source), "b": ran("TC-P-002", source="old")}
+    path = evidence.results_file(tmp_path)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(msgspec.json.encode(evidence.Results(tests)))
+    evidence.load_directory(tmp_path).mkdir(parents=True)
+    for case, where in (("TC-L-001", source), ("TC-L-002", "old")):
+        content = json.dumps(figures(case, source=where))
+        (evidence.load_directory(tmp_path) / f"{case}.json").write_text(content)
+    found = evidence.gather(tmp_path, data=tmp_path / "nowhere")
+    statuses = {one.case: one.status for one in found.cases}
+    assert (statuses["TC-P-001"], statuses["TC-P-002"], statuses["TC-P-003"]) == (
+        "PASS",
+        "NOT RUN",
+        "NOT RUN",
+    )
+    assert set(found.load) == {"TC-L-001"}
+    assert [one.name for one in found.checks] == ["preflight", "smoke"]
+    assert all(one.checks for one in found.checks), "nothing runs there: they say so"
+    (tmp_path / "src" / "a.py").write_text("x = 2\n")
+    assert evidence.source_digest(tmp_path) != source
+
+
+def phase(name: str, when: str, outcome: str, cases: list[str], said: str = "") -> pytest.TestReport:
+    return pytest.TestReport(
+        name,
+        ("x.py", 1, name),
+        {},
+        outcome,
+        said or None,
+        when,
+        user_properties=[("cases", cases)],
+        duration=0.5,
+    )
+
+
+def test_a_run_keeps_the_worst_of_each_test() -> None:
+    """A test that fails in its set-up or tear-down failed; one without a case is not kept; seconds add up."""
+    book = casebook.Casebook()
+    for when in ("setup", "call", "teardown"):
+        book.pytest_runtest_logreport(phase("passes", when, "passed", ["TC-P-001"]))
+        book.pytest_runtest_logreport(phase("no case", when, "failed", []))
+        broken = "failed" if when == "teardown" else "passed"
+        book.pytest_runtest_logreport(phase("breaks late", when, broken, ["TC-P-002"], "it broke"))
+        first = {"setup": "failed", "call": "passed", "teardown": "passed"}[when]
+        book.pytest_runtest_logreport(phase("breaks early", when, first, ["TC-P-003"]))
+    kept = {name: (one.outcome, one.cases) for name, one in book.records.items()}
+    assert kept == {
+        "passes": ("passed", ["TC-P-001"]),
+        "breaks late": ("failed", ["TC-P-002"]),
+        "breaks early": ("failed", ["TC-P-003"]),
+    }
+    assert book.records["passes"].seconds == 1.5
+    assert book.records["breaks late"].said == "it broke"
+
+
+@pytest.mark.parametrize(
+    ("options", "inside", "outside"),
+    [
+        (["--sections", "security"], "test_certificates.py", "test_ids.py"),
+        (["--sections", "load"], "test_throughput.py", "test_certificates.py"),
+        (["--quick"], "test_ids.py", "test_throughput.py"),
+    ],
+)
+def test_a_run_may_be_of_some_sections_only(options: list[str], inside: str, outside: str) -> None:
+    """`--sections` takes the tests of their cases, `--quick` leaves load and what shows only security out."""
+    tests = [str(path) for path in (ROOT / "tests").rglob("test_*.py") if path.name in {inside, outside}]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", *options, *tests],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert inside in done.stdout, done.stdout + done.stderr
+    assert outside not in done.stdout
