@@ -33,7 +33,7 @@ def test_every_benchmark_is_listed_and_documented():
         [sys.executable, "-m", "broker", "bench"], check=True, capture_output=True, text=True
     ).stdout
     listed = {line.split()[0] for line in shown.splitlines()}
-    assert listed == {"accept", "deliver", "e2e", "page", "project"}
+    assert listed == {"accept", "deliver", "e2e", "page", "project", "soak"}
     readme = (BENCHES / "README.md").read_text("utf-8")
     assert all(f"`bench {name}" in readme for name in listed)
 
@@ -96,3 +96,14 @@ def test_end_to_end():
     assert throughput["messages_per_second"] > 0
     assert {"gateway", "server", "worker", "projector", "valkey", "mariadb"} <= set(found["memory_mib"])
     assert found["redis_bytes_per_message"] > 0
+
+
+def test_soak():
+    """Memory while messages pass: streams, everything else, the archive, which it verifies at the end."""
+    found = json.loads(
+        bench("soak", "--messages", "400", "--chunk", "100", "--seconds", "30", "--history", "0", "--json")
+    )
+    assert found["messages"] == 400
+    assert found["events"] >= 1200
+    assert found["streams_late_to_early"] > 0
+    assert found["archive_mib"] >= 0
