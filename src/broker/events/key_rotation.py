@@ -58,16 +58,21 @@ class KeyRotation:
     async def clients(
         self, client_ids: Sequence[str], *, actor: str, correlation_id: str | None = None
     ) -> dict[str, Committed[int]]:
-        """Seal these clients' messages with fresh keys from now on; their numbers. Raises NotFound, too."""
+        """Seal these clients' messages with fresh keys; their numbers. Raises NotFound, too.
+
+        When it returns no process seals with an older one any more.
+        """
         added = {}
         for name in client_ids:
             done = await self._commands.add(name, actor=actor, correlation_id=correlation_id)
             added[name] = done.value
         await asyncio.sleep(self._proof_seconds)
-        return {
+        active = {
             name: await self._commands.activate(name, number, actor=actor, correlation_id=correlation_id)
             for name, number in added.items()
         }
+        await asyncio.sleep(self._proof_seconds)
+        return active
 
     async def master(self, *, patience: float, actor: str) -> Rotated:
         """Wrap by a new master key. Raises NotLoaded after `patience` seconds; asked again, it goes on."""

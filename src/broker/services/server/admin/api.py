@@ -7,6 +7,7 @@ from typing import Final
 from broker.services.server.admin import (
     certificates_api,
     clients_api,
+    keys,
     projections,
     resend_api,
     users_api,
@@ -17,6 +18,7 @@ OPERATIONS: Final[list[Operation]] = [
     *users_api.OPERATIONS,
     *clients_api.OPERATIONS,
     *certificates_api.OPERATIONS,
+    *keys.OPERATIONS,
     *resend_api.OPERATIONS,
     *projections.OPERATIONS,
 ]

@@ -75,7 +75,7 @@ class Clients:
     async def one(self, request: Request) -> Response:
         """One of them."""
         await self._admins(request.scope)
-        client_id = _client_id(request)
+        client_id = client_id_of(request)
         found = await holders.client(self._models.store, client_id)
         if found is None:
             raise NotFound(f"There is no client {client_id}.")
@@ -88,7 +88,7 @@ class Clients:
         secret = None if given.secret is None else clients.signing_secret(given.secret)
         made = secrets.token_bytes(SECRET_BYTES) if given.channel == "webhook" and secret is None else None
         done = await self._commands.change_route(
-            _client_id(request), given.channel, given.target, secret or made, **by(caller)
+            client_id_of(request), given.channel, given.target, secret or made, **by(caller)
         )
         visible = await visibility.wait(self._database, done.positions, "clients")
         entry = done.value
@@ -98,8 +98,8 @@ class Clients:
         )
 
 
-def _client_id(request: Request) -> str:
-    """Raises NotFound for what cannot be one."""
+def client_id_of(request: Request) -> str:
+    """The client that the path names. Raises NotFound for what cannot be one."""
     given: str = request.path_params["client_id"]
     try:
         return submission.client_name(given)

@@ -13,9 +13,10 @@ from broker import clock
 from broker.projections import listing, mending
 from broker.projections.listing import Filter
 from broker.projections.showing import Showing, place
+from broker.services.server import exchange
 from broker.services.server.admin import resend_wire as wire
 from broker.services.server.admin.parts import Parts
-from broker.services.server.admin.resend import FILTERS, Bulk, asked, content
+from broker.services.server.admin.resend import FILTERS, Bulk, asked
 from broker.services.server.admin.resend_hand import Hand
 from broker.services.server.reading.messages import PER_PAGE
 from broker.web import body
@@ -69,18 +70,12 @@ class Parked:
                 )
                 for each in page.messages
             ],
-            total=page.total,
-            total_exact=page.total_exact,
-            page=page.page,
-            per_page=page.per_page,
-            pages=page.pages,
             next=None if page.next is None else page.next.text(),
+            **{name: getattr(page, name) for name in ("total", "total_exact", "page", "per_page", "pages")},
             oldest_seconds=max((each.oldest_seconds for each in reasons), default=None),
             reasons=reasons,
         )
-        return Response(
-            msgspec.json.encode(answer), headers={"cache-control": "no-store"}, media_type=body.JSON
-        )
+        return exchange.answer(answer)
 
     def _chosen(self, given: wire.ParkedSelection) -> Filter:
         return _parked(self._bulk.filter(given, parked_reason=given.parked_reason), given.parked_reason)
@@ -88,14 +83,14 @@ class Parked:
     async def resend(self, request: Request) -> Response:
         """Give parked messages back to the workers."""
         caller = await self._parts.admins(request.scope)
-        given = await content(request, _resend)
+        given = await exchange.read(request, _resend)
         wanted = self._chosen(given)
         return await self._bulk.run(given, wanted, lambda found: self._hand.unpark(found, asked(caller)))
 
     async def discard(self, request: Request) -> Response:
         """End the cycles of parked messages undelivered."""
         caller = await self._parts.admins(request.scope)
-        given = await content(request, _discard)
+        given = await exchange.read(request, _discard)
         wanted = self._chosen(given)
         return await self._bulk.run(
             given, wanted, lambda found: self._hand.discard(found, asked(caller), given.reason)

@@ -16,9 +16,9 @@ from broker.events.standing import Standing
 from broker.projections import catalog, checkpoints, lag
 from broker.projections.checkpoints import Checkpoint
 from broker.projections.lag import Lag
+from broker.services.server import exchange
 from broker.services.server.admin import statuses
 from broker.services.server.admin.parts import Parts
-from broker.web import body
 from broker.web.openapi import Operation
 from broker.web.parameters import Query
 
@@ -91,9 +91,7 @@ class ReadProjections:
         answer = Projections(
             [_projection(each.name, each.tables, found[each.name]) for each in catalog.projections()]
         )
-        return Response(
-            msgspec.json.encode(answer), headers={"cache-control": "no-store"}, media_type=body.JSON
-        )
+        return exchange.answer(answer)
 
 
 def _on_stream(row: Checkpoint, behind: Lag, now: Standing) -> OnStream:

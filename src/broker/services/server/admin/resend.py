@@ -17,7 +17,7 @@ from broker.events.reopening import Asked
 from broker.projections import listing
 from broker.projections.listing import Cursor, Filter
 from broker.projections.showing import Showing
-from broker.services.server import visibility
+from broker.services.server import exchange, visibility
 from broker.services.server.admin import resend_wire as wire
 from broker.services.server.admin.parts import Parts
 from broker.services.server.admin.resend_hand import Done, Hand, Left, Result
@@ -25,10 +25,8 @@ from broker.services.server.bearer import Caller
 from broker.web import body, problems
 from broker.web.parameters import Query
 
-MAX_BYTES: Final = 128 * 1024
 PROJECTION: Final = "messages"
 FILTERS: Final = ("client_id", "from_date", "to_date", "search")
-_HEADERS: Final = {"cache-control": "no-store"}
 
 _one = body.Reader(wire.Resend)
 _many = body.Reader(wire.ResendMany)
@@ -53,7 +51,7 @@ class Resend:
         """Send one message again."""
         caller = await self._parts.admins(request.scope)
         message_id = ids.parse(request.path_params["message_id"], len(self._parts.keys.partitions))
-        raw = await body.read(request.scope, request.receive, MAX_BYTES)
+        raw = await body.read(request.scope, request.receive, exchange.MAX_BYTES)
         given = wire.Resend()
         if raw:
             body.media_type(request.scope, (body.JSON,))
@@ -72,12 +70,12 @@ class Resend:
             result.continued,
             await visibility.wait(self._parts.database, [result.position], PROJECTION),
         )
-        return Response(msgspec.json.encode(answer), headers=_HEADERS, media_type=body.JSON)
+        return exchange.answer(answer)
 
     async def many(self, request: Request) -> Response:
         """Send again what a filter finds, or what is named."""
         caller = await self._parts.admins(request.scope)
-        given = await content(request, _many)
+        given = await exchange.read(request, _many)
         wanted = msgspec.structs.replace(self._bulk.filter(given), status=given.status)
         return await self._bulk.run(
             given,
@@ -86,12 +84,6 @@ class Resend:
                 found, asked(caller), reason=given.reason, even_delivered=given.status == "delivered"
             ),
         )
-
-
-async def content(request: Request, reader: body.Reader[body.T]) -> body.T:
-    """The request's JSON. Raises Problem 400, 413, 415."""
-    body.media_type(request.scope, (body.JSON,))
-    return reader.decode(await body.read(request.scope, request.receive, MAX_BYTES))
 
 
 def asked(caller: Caller) -> Asked:
@@ -148,7 +140,7 @@ class Bulk:
             next=None if following is None or given.dry_run else following.text(),
             visible=await visibility.wait(self._parts.database, done, PROJECTION),
         )
-        return Response(msgspec.json.encode(answer), headers=_HEADERS, media_type=body.JSON)
+        return exchange.answer(answer)
 
 
 def _refusal(left: Left) -> wire.Refusal:

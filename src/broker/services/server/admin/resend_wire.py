@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from broker.services.server.admin.paging import Paged
 from broker.services.server.reading import wire as reading
 from broker.services.server.wire import ErrorText
 
@@ -111,15 +112,9 @@ class ParkedReason(msgspec.Struct, frozen=True):
     oldest_seconds: float
 
 
-class Parked(msgspec.Struct, frozen=True, kw_only=True):
+class Parked(Paged, frozen=True, kw_only=True):
     """A page of parked messages, those that came last first; `reasons` are of all that are parked."""
 
     messages: Sequence[ParkedMessage]
-    total: Annotated[int, Meta(description="That match, counted up to 10,000.")]
-    total_exact: Annotated[bool, Meta(description="False where there are more than were counted.")]
-    page: int
-    per_page: int
-    pages: Annotated[int, Meta(description="How far page numbers go.")]
-    next: Annotated[str, Meta(description="As `cursor`, gives the next page.")] | None
     oldest_seconds: Annotated[float, Meta(description="Of the reasons named.")] | None
     reasons: Annotated[Sequence[ParkedReason], Meta(description="The commonest hundred.")]

@@ -7,6 +7,7 @@ from starlette.routing import Route
 from broker.services.server.admin.certificates import Certificates
 from broker.services.server.admin.clients import Clients
 from broker.services.server.admin.crl import RevocationList
+from broker.services.server.admin.keys import RotateKeys
 from broker.services.server.admin.parked import Parked
 from broker.services.server.admin.parts import Parts
 from broker.services.server.admin.projections import ReadProjections
@@ -22,6 +23,7 @@ def routes(parts: Parts) -> list[Route]:
         *Clients(parts).routes(),
         *Certificates(parts).routes(),
         *crl.routes(),
+        *RotateKeys(parts).routes(),
         *Resend(parts).routes(),
         *Parked(parts).routes(),
         *ReadProjections(parts).routes(),
