@@ -39,11 +39,11 @@ async def install(valkey: Valkey, directory: Path, **changes) -> Settings:
 
 
 @contextlib.asynccontextmanager
-async def process(settings: Settings):
-    """`broker gateway`, ready; killed at the end unless it has ended."""
+async def process(settings: Settings, role: str = "gateway"):
+    """`broker gateway`, or another role; killed at the end unless it has ended."""
     environment = os.environ | settings_module.to_environ(settings)
     started = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "broker", "gateway", env=environment, stderr=asyncio.subprocess.DEVNULL
+        sys.executable, "-m", "broker", role, env=environment, stderr=asyncio.subprocess.DEVNULL
     )
     try:
         yield started
