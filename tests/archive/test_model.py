@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 
 from broker.domain.message import End, Park, Retry
 from broker.errors import Conflict
-from broker.events import connection
+from broker.events import connection, types
 from broker.events.appender import Appender
 from broker.events.archive.archiver import Archiver, Limits
 from broker.events.archive.trimming import Trimmer
@@ -156,6 +156,16 @@ class ArchiveModel(RuleBasedStateMachine):
         try:
             picked = data.draw(st.sampled_from(self.messages))
             self.do(self.reopening.unpark(picked, "demo", 1, Asked("user:x", 1)))
+        except Conflict:
+            pass
+
+    @precondition(lambda self: self.messages)
+    @rule(data=st.data(), cycle=st.integers(2, 3))
+    def resend(self, data, cycle: int) -> None:
+        try:
+            picked = data.draw(st.sampled_from(self.messages))
+            event = types.ResendRequested("demo", cycle, b"sealed")
+            self.do(self.reopening.resend(picked, event, Asked("user:x", 1)))
         except Conflict:
             pass
 

@@ -6,7 +6,9 @@ pending, so that a new owner cannot skip what a dead one had read and not yet co
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -100,6 +102,12 @@ class Feed:
         epoch, self.epoch = self.epoch, 0
         keys = [self.keys.meta, self.lease]
         return bool(await _RELEASE(self.redis, keys, [self.incarnation, self.owner, epoch]))
+
+    async def let_go(self) -> None:
+        """Give the lease back where that takes no more than a second; else it expires by itself."""
+        with suppress(BrokerError, TimeoutError):
+            async with asyncio.timeout(1.0):
+                await self.release()
 
     async def renew(self, highest: Position) -> None:
         """Extend the lease. Raises LeaseLost, LogRefused (also when the stream ends before `highest`)."""

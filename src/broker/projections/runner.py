@@ -10,7 +10,6 @@ import asyncio
 import math
 import random
 from collections.abc import Awaitable, Sequence
-from contextlib import suppress
 from typing import Any, TypeVar
 
 from broker import clock
@@ -91,11 +90,11 @@ class StreamRunner:
                 self._say(State.NO_REDIS, error)
             except (StoreUnavailable, StoreRetry) as error:
                 self._say(State.NO_MYSQL, error)
-            await self._release()
+            await self.feed.let_go()
             if self.status.batches != batches:
                 waits = backoff()
             await sleep_or_stop(next(waits), stop)
-        await self._release()
+        await self.feed.let_go()
         self._say(State.STOPPED)
 
     def checkpoints(self) -> dict[str, Checkpoint]:
@@ -200,12 +199,6 @@ class StreamRunner:
         still = await checkpoints.halted(self._store, self.stream)
         if any(at.halted is not None and name not in still for name, at in self._committer.at.items()):
             await self._load()
-
-    async def _release(self) -> None:
-        with suppress(BrokerError, asyncio.TimeoutError):
-            # It expires by itself if this does not reach Redis.
-            async with asyncio.timeout(1.0):
-                await self.feed.release()
 
     def _say(self, state: State, error: BrokerError | None = None) -> None:
         """Record the state; one log line per change, not per attempt."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, TypeVar
@@ -119,9 +118,9 @@ class Archiver:
                 self._say(State.NO_REDIS, error)
             except ArchiveUnavailable as error:
                 self._say(State.NO_ARCHIVE, error)
-            await self._release()
+            await self.feed.let_go()
             await sleep_or_stop(next(waits), stop)
-        await self._release()
+        await self.feed.let_go()
         self._say(State.STOPPED)
 
     # -- Owning -------------------------------------------------------------------------------------------
@@ -264,12 +263,6 @@ class Archiver:
             await asyncio.wait((task,))
             task.exception()
         return task.result()
-
-    async def _release(self) -> None:
-        with suppress(BrokerError, TimeoutError):
-            # It expires by itself if this does not reach Redis.
-            async with asyncio.timeout(1.0):
-                await self.feed.release()
 
     def _say(self, state: State, error: BrokerError | None = None) -> None:
         """Record the state; one log line per change, not per attempt."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import msgspec
 
 from broker.events import positions
@@ -26,7 +24,7 @@ class Verified(msgspec.Struct, frozen=True):
     damage: str | None = None
 
 
-def verify(archive: StreamArchive, progress: Callable[[Manifest], None] = lambda _: None) -> Verified:
+def verify(archive: StreamArchive) -> Verified:
     """Read a stream's whole archive; stops at the first bad segment. Blocks. Raises ArchiveUnavailable."""
     number, size = 0, 0
     newest: Manifest | None = None
@@ -36,7 +34,6 @@ def verify(archive: StreamArchive, progress: Callable[[Manifest], None] = lambda
             for _ in archive.read(manifest):
                 pass
             number, size, newest = number + 1, size + manifest.bytes, manifest
-            progress(manifest)
     except ArchiveDamaged as error:
         damage = error.detail
     return Verified(
