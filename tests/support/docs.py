@@ -55,3 +55,10 @@ def problem(words: list[str]) -> str | None:
                 return f"{context.command_path} has no command {word!r}"
             command, context = found, click.Context(found, info_name=found.name, parent=context)
     return None
+
+
+def metric_rows() -> dict[str, tuple[str, set[str]]]:
+    """Type and labels of each metric on the page of metrics."""
+    page = (ROOT / "docs" / "metrics.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(broker_\w+)` \| (\w+) \| ([^|]*) \|", page, re.MULTILINE)
+    return {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}

@@ -7,6 +7,8 @@ from collections import Counter
 from contextlib import suppress
 from typing import Final
 
+from prometheus_client import Gauge
+
 from broker import clock, telemetry
 from broker.domain import certificates
 from broker.domain.certificates import ROLES, CertificateEntry
@@ -21,6 +23,16 @@ EVERY_SECONDS: Final = 60.0
 log = telemetry.get_logger(__name__)
 
 
+def gauge() -> Gauge:
+    """Certificates that end soon; every server counts the same ones."""
+    return metrics.gauge(
+        "broker_certificates_expiring",
+        "Current certificates that end within certificate_warning_days.",
+        ("role",),
+        mode="livemax",
+    )
+
+
 class ExpiryWatch:
     """Looks every minute. Of several servers one tells; a renewed certificate is nobody's worry any more."""
 
@@ -28,13 +40,7 @@ class ExpiryWatch:
         self._trust = trust
         self._notices = notices
         self._ahead_ms = days * DAY_MS
-        self._gauge = metrics.gauge(
-            "broker_certificates_expiring",
-            "Current certificates that end within certificate_warning_days.",
-            ("role",),
-            # Every server counts the same ones.
-            mode="livemax",
-        )
+        self._gauge = gauge()
         self._told: set[str] = set()
         self._day = ""
 
