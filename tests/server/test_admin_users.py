@@ -306,7 +306,7 @@ async def test_lists(reading):
     rest = (await reading.get("admin", f"{USERS}?per_page=2&cursor={first['next']}")).json
     assert [each["email"][:2] for each in rest["users"]] == ["p1", "p2"]
     for query, field in (
-        ("role=king", "role"), ("status=x", "status"), ("cursor=x", "cursor"), ("page=0", "page"),
+        ("role=king", "role"), ("status=x", "status"), ("cursor=x", "cursor"), ("page=0", "page"), ("page=201", "page"),
         (f"page=2&cursor={first['next']}", "page"), ("sort=email", "sort"), ("client_id=%C3%A9", "client_id"),
     ):  # fmt: skip
         answer = await reading.get("admin", f"{USERS}?{query}")
