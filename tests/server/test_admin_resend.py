@@ -7,7 +7,9 @@ import asyncio
 import pytest
 
 from broker.domain import ids
+from broker.errors import LogUnavailable
 from broker.events.open_messages import FinishedMessage, OpenMessage, look_up
+from broker.events.reopening import Reopening
 from broker.projections.queries import Queries
 from support import log
 from support.reading import Reading
@@ -234,6 +236,35 @@ async def test_only_admins(reading):
         for path in (resend_of(message_id), RESEND):
             assert (await reading.post(name, path, {"all": True} if path == RESEND else None)).status == 403
     assert isinstance(await known(reading, message_id), FinishedMessage)
+
+
+async def test_a_log_that_is_lost_on_the_way(reading, monkeypatch):
+    """503 that says how far it came; repeated it does the rest and nothing twice."""
+    sent = await failed(reading, 120)
+    await reading.person("admin")
+    resend, calls = Reopening.resend, 0
+
+    async def lossy(self, *args):
+        nonlocal calls
+        calls += 1
+        if calls == 60:
+            # The answer is lost, not the write.
+            await resend(self, *args)
+        if calls >= 60:
+            raise LogUnavailable
+        return await resend(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Reopening, "resend", lossy)
+        lost = await reading.post("admin", RESEND, {"all": True})
+    assert (lost.status, lost.json["error"]) == (503, "log_unavailable")
+    assert "59 of 120" in lost.json["detail"]
+    assert calls == 100, "nothing is begun once the log is lost"
+    await reading.caught_up()
+    again = (await reading.post("admin", RESEND, {"all": True})).json
+    assert (again["matched"], again["done"], again["refused"]) == (60, 60, [])
+    for each in sent:
+        assert (await known(reading, each)).cycle == 2
 
 
 async def test_while_the_tables_lag(reading):
