@@ -213,6 +213,34 @@ async def _server(parts: Parts, stop: asyncio.Event) -> None:
         await queries.close()
 
 
+async def _portal(parts: Parts, stop: asyncio.Event) -> None:
+    from broker.projections.queries import Queries
+    from broker.services.portal.role import PortalRole
+
+    settings = parts.settings
+    trust = parts.trust()
+    # Browsers come to the machine under the names that the server's certificate has.
+    cert, key, ca = parts.certificate("server")
+    async with followed(parts, trust, stop) as fullness:
+        queries = Queries(settings.mysql_url or "", pool=settings.mysql_pool)
+        portal = PortalRole(
+            settings,
+            redis=parts.redis,
+            keys=parts.keys,
+            identity=parts.identity,
+            keyring=parts.keyring,
+            sealer=Sealer(parts.keyring, trust.keys),
+            trust=trust,
+            queries=queries,
+            cert=cert,
+            key=key,
+            ca=ca,
+            full=lambda: fullness.reason,
+        )
+        await portal.run(stop)
+        await queries.close()
+
+
 @asynccontextmanager
 async def _serving(parts: Parts, role: str, stop: asyncio.Event) -> AsyncIterator[dict[str, Any]]:
     """What gateway and server have in common: trust followed, messages sealed and appended, TLS."""
@@ -260,6 +288,7 @@ async def _worker(parts: Parts, stop: asyncio.Event) -> None:
 async def _projector(parts: Parts, stop: asyncio.Event) -> None:
     from broker.projections.store import Store
     from broker.services.projector.archiving import Archiving
+    from broker.services.projector.digesting import Digesting
     from broker.services.projector.role import Projector
 
     settings = parts.settings
@@ -280,13 +309,17 @@ async def _projector(parts: Parts, stop: asyncio.Event) -> None:
         **common,
     )
     role = Projector(settings, archiving=archiving, **common)
-    async with lifecycle.running(fullness.run(stop), on_failure=stop.set):
+    digesting = Digesting(
+        settings, redis=parts.redis, keys=parts.keys, identity=parts.identity, keyring=parts.keyring
+    )
+    async with lifecycle.running(fullness.run(stop), digesting.run(stop), on_failure=stop.set):
         await role.run(stop)
 
 
 ROLES: Final[dict[str, Role]] = {
     "gateway": _gateway,
     "server": _server,
+    "portal": _portal,
     "worker": _worker,
     "projector": _projector,
 }

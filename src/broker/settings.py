@@ -7,6 +7,7 @@ An unknown or invalid setting stops the start with its name and what it takes.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import re
 import tomllib
@@ -102,6 +103,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     server_url: HttpsUrl | None = None
     portal_host: str = "127.0.0.1"
     portal_port: Port = 8080
+    portal_session: Seconds = 1800.0
     workers: Annotated[int, Meta(ge=1, le=64)] = 1
     worker_concurrency: Annotated[int, Meta(ge=1, le=10_000)] = 256
     worker_metrics_port: Port = 9100
@@ -161,6 +163,16 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def inbox_url(self) -> str:
         """Where workers reach the server's internal API."""
         return (self.server_url or f"https://127.0.0.1:{self.server_port}").rstrip("/")
+
+    @property
+    def portal_plain(self) -> bool:
+        """Whether the portal speaks plain HTTP: nobody but this machine hears it."""
+        if self.portal_host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.portal_host).is_loopback
+        except ValueError:
+            return False
 
     @property
     def keyring_path(self) -> Path:

@@ -20,7 +20,7 @@ from support import system as systems
 from support.programs import gone
 from support.system import System, eventually
 
-NAMES = {"valkey", "mariadb", "server", "projector", "worker", "gateway"}
+NAMES = {"valkey", "mariadb", "server", "projector", "worker", "portal", "gateway"}
 
 
 @pytest.fixture(scope="module")

@@ -107,6 +107,7 @@ def test_the_plan_gives_each_process_a_name_and_a_port(tmp_path: Path) -> None:
         "worker-1",
         "worker-2",
         "worker-3",
+        "portal",
         "gateway-1",
         "gateway-2",
     ]

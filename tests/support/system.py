@@ -25,7 +25,7 @@ from broker.projections import address
 from broker.settings import Settings, load
 from support.waiting import wait_until
 
-PORTS = ("gateway_port", "server_port", "worker_metrics_port", "projector_metrics_port")
+PORTS = ("gateway_port", "server_port", "worker_metrics_port", "projector_metrics_port", "portal_port")
 
 
 class System:
@@ -74,7 +74,7 @@ class System:
             found = next(one for key, one in members.items() if key == name or key.startswith(f"{name}-"))
             return int(httpx.URL(found["url"]).port or 443)
 
-        roles = ("gateway", "server", "worker", "projector")
+        roles = ("gateway", "server", "worker", "projector", "portal")
         return dict(zip(PORTS, (port(role) for role in roles), strict=True))
 
     def kill(self, name: str) -> int:

@@ -33,6 +33,7 @@ COMMANDS: dict[str, Entry] = {
     "keys": Entry("keys", "keys", "Keys: list, rotate, remove."),
     "gateway": Entry("roles", "gateway", "Run the gateway."),
     "server": Entry("roles", "server", "Run the server."),
+    "portal": Entry("roles", "portal", "Run the portal."),
     "worker": Entry("roles", "worker", "Run a delivery worker."),
     "projector": Entry("roles", "projector", "Run the projector."),
     "prepare": Entry("prepare", "prepare", "Set up what roles need that you run yourself."),

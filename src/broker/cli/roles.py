@@ -45,6 +45,14 @@ def server(settings: Settings, port: int | None) -> None:
 
 
 @click.command()
+@click.option("--port", type=int, help="The setting portal_port.")
+@with_settings
+def portal(settings: Settings, port: int | None) -> None:
+    """Serve the pages for readers, admins and auditors."""
+    _run("portal", _with(settings, portal_port=port))
+
+
+@click.command()
 @click.option("--concurrency", type=int, help="The setting worker_concurrency.")
 @click.option("--metrics-port", type=int, help="The setting worker_metrics_port.")
 @with_settings

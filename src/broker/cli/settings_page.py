@@ -63,8 +63,9 @@ MEANINGS: Final[dict[str, dict[str, str]]] = {
         "oidc_redirect_url": "Where the provider leads browsers back to, as it is registered there; not set: "
         "`/portal/auth/oidc/callback` on `localhost`, `server_port`",
         "oidc_ca_file": "CA certificates (PEM) that the provider may have too, besides the system's",
-        "portal_host": "Reserved for the portal",
-        "portal_port": "Reserved for the portal; no other process of `up` takes it",
+        "portal_host": "Where the portal listens: plain HTTP on a loopback address, TLS on any other",
+        "portal_port": "Its port",
+        "portal_session": "After this long without a request people sign in again",
     },
     "Connections and metrics": {
         "header_timeout": "For the headers of a request",

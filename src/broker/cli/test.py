@@ -82,10 +82,11 @@ def _target(suite: str | None) -> Path:
 
 
 def _servers() -> None:
-    """The tests run against real servers."""
-    from broker.embedded.install import ensure_mariadb
+    """The tests run against real servers, and look at the portal with a real browser."""
+    from broker.embedded.install import ensure_browser, ensure_mariadb
 
     ensure_mariadb(click.echo)
+    ensure_browser(click.echo)
 
 
 def _run(command: tuple[str, ...], environ: dict[str, str]) -> int:

@@ -1,4 +1,4 @@
-"""Find MariaDB's programs, and install them where that can be done without asking anybody."""
+"""Find MariaDB's programs and a browser, and install them where that can be done without asking anybody."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pathlib import Path
 from broker.embedded.process import EmbeddedError
 
 PACKAGES = ("mariadb-server-core", "mariadb-client-core")
-INSTALL = ("apt-get", "install", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300", *PACKAGES)
+BROWSER_PACKAGES = ("chromium",)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # A user's PATH often lacks these.
 EXTRA_PATH = ("/usr/sbin", "/usr/local/sbin", "/usr/libexec", "/opt/homebrew/bin", "/usr/local/bin")
 
@@ -32,24 +33,53 @@ def ensure_mariadb(progress: Callable[[str], None] = lambda _line: None) -> None
 
     The packages carry no system service: nothing is started or enabled.
     """
+    _ensure(mariadb_programs, "MariaDB", PACKAGES, _advice, progress)
+
+
+def browser() -> Path:
+    """The path of a Chromium, for the tests of the portal. Raises EmbeddedError that says how to get one."""
+    for name in BROWSERS:
+        if (found := _which(name)) is not None:
+            return found
+    raise EmbeddedError(f"Chromium is not installed. {_browser_advice()}")
+
+
+def ensure_browser(progress: Callable[[str], None] = lambda _line: None) -> None:
+    """As `ensure_mariadb`, for the browser."""
+    _ensure(browser, "Chromium", BROWSER_PACKAGES, _browser_advice, progress)
+
+
+def _ensure(
+    find: Callable[[], object],
+    what: str,
+    packages: tuple[str, ...],
+    advice: Callable[[], str],
+    progress: Callable[[str], None],
+) -> None:
     try:
-        mariadb_programs()
+        find()
     except EmbeddedError:
         if not _may_install():
             raise
     else:
         return
-    progress("Installing MariaDB (apt-get)")
-    if _apt(INSTALL).returncode != 0:
+    command = _command(packages)
+    progress(f"Installing {what} (apt-get)")
+    if _apt(command).returncode != 0:
         # A bare machine has no package lists yet.
         progress("Refreshing the package lists (apt-get update)")
         _apt(("apt-get", "update"))
-        progress("Installing MariaDB (apt-get)")
-        done = _apt(INSTALL)
+        progress(f"Installing {what} (apt-get)")
+        done = _apt(command)
         if done.returncode != 0:
             last = "\n  ".join(done.stdout.strip().splitlines()[-12:])
-            raise EmbeddedError(f"`{' '.join(INSTALL)}` failed:\n  {last}\n{_advice()}")
-    mariadb_programs()
+            raise EmbeddedError(f"`{' '.join(command)}` failed:\n  {last}\n{advice()}")
+    find()
+
+
+def _command(packages: tuple[str, ...]) -> tuple[str, ...]:
+    options = ("-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300")
+    return ("apt-get", "install", *options, *packages)
 
 
 def _which(name: str) -> Path | None:
@@ -84,3 +114,9 @@ def _advice() -> str:
     if shutil.which("dnf"):
         return f"Run `sudo dnf install -y mariadb-server`, {own}."
     return f"Install mariadbd and mariadb-install-db with your package manager, {own}."
+
+
+def _browser_advice() -> str:
+    if shutil.which("apt-get"):
+        return f"Run `sudo apt-get install -y --no-install-recommends {' '.join(BROWSER_PACKAGES)}`."
+    return f"Install it so that one of {', '.join(BROWSERS)} is on PATH."

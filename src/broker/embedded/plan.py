@@ -14,7 +14,7 @@ from broker.embedded.valkey import free_port
 from broker.settings import Settings
 
 # The order of starting; stopping goes the other way, except that the gateway goes first.
-ROLES = ("server", "projector", "worker", "gateway")
+ROLES = ("server", "projector", "worker", "portal", "gateway")
 
 
 class Planned(NamedTuple):
@@ -29,7 +29,13 @@ class Planned(NamedTuple):
 
 def with_ports(settings: Settings) -> Settings:
     """`settings` with a free port for each that is 0, so that others can be told of it."""
-    fields = ("gateway_port", "server_port", "worker_metrics_port", "projector_metrics_port")
+    fields = (
+        "gateway_port",
+        "server_port",
+        "portal_port",
+        "worker_metrics_port",
+        "projector_metrics_port",
+    )
     chosen = {name: free_port() for name in fields if getattr(settings, name) == 0}
     return msgspec.structs.replace(settings, **chosen)
 
@@ -40,6 +46,7 @@ def claims(settings: Settings) -> list[Claim]:
     return [
         Claim("server_port", settings.server_host, settings.server_port),
         Claim("gateway_port", settings.gateway_host, settings.gateway_port),
+        Claim("portal_port", settings.portal_host, settings.portal_port),
         Claim("projector_metrics_port", metrics, settings.projector_metrics_port),
         *(Claim("worker_metrics_port", metrics, port) for port in _worker_ports(settings)),
     ]
@@ -50,6 +57,12 @@ def plan(settings: Settings) -> list[Planned]:
     ca = settings.certs_dir / "ca.crt"
     server = Target(reachable(settings.server_host), settings.server_port, "/health", ca)
     gateway = Target(reachable(settings.gateway_host), settings.gateway_port, "/api/v1/health", ca)
+    pages = Target(
+        reachable(settings.portal_host),
+        settings.portal_port,
+        "/health",
+        None if settings.portal_plain else ca,
+    )
     metrics = reachable(settings.metrics_host)
     projector = Target(metrics, settings.projector_metrics_port, "/health", metrics="/metrics")
     workers = [
@@ -73,6 +86,7 @@ def plan(settings: Settings) -> list[Planned]:
         Planned("server", "server", settings, server),
         Planned("projector", "projector", settings, projector),
         *workers,
+        Planned("portal", "portal", settings, pages),
         *gateways,
     ]
 

@@ -10,6 +10,7 @@ from broker.settings import Settings
 WORDS = {
     "gateway": "producers submit here (client certificate)",
     "server": "internal and JSON APIs, /docs",
+    "portal": "sign in here with a browser",
     "worker": "/metrics, /health",
     "projector": "/metrics, /health",
 }

@@ -27,7 +27,7 @@ START_TIMEOUT = 90.0
 RESTARTS_AT_START = 3
 SERVER_GRACE = 30.0
 # The gateway first, so that nothing new comes in; the servers last, as all others need them.
-STOP_ORDER = (("gateway",), ("worker",), ("projector",), ("server",), ("mariadb",), ("valkey",))
+STOP_ORDER = (("gateway",), ("portal",), ("worker",), ("projector",), ("server",), ("mariadb",), ("valkey",))
 
 
 class Reporter(Protocol):

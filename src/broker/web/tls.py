@@ -35,6 +35,15 @@ def server_context(cert: Path, key: Path, ca: Path, *, require_client: bool = Fa
     return context
 
 
+def browser_context(cert: Path, key: Path, ca: Path) -> ssl.SSLContext:
+    """For listeners that browsers come to: nobody is asked for a client certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    _common(context, ca)
+    context.load_cert_chain(cert, key)
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+    return context
+
+
 def client_context(ca: Path, cert: Path | None = None, key: Path | None = None) -> ssl.SSLContext:
     """For callers of our own servers: our CA only, host names checked, with a client certificate if given."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -1,0 +1,1 @@
+"""Pages for people: readers find their messages, admins mend, auditors look back."""

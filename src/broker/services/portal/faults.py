@@ -1,0 +1,119 @@
+"""Pages for what cannot be shown, and the way to signing in."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+from urllib.parse import urlencode, urlsplit
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from broker import telemetry
+from broker.errors import BrokerError
+from broker.services.portal import pages
+from broker.services.portal.visitors import SignInNeeded
+from broker.web import problems
+from broker.web.problems import ClientDisconnected
+
+MAX_NEXT: Final = 2000
+LOGIN: Final = "/login"
+_HTMX: Final = "hx-request"
+# What people can do about it; by error code, else by status.
+_ADVICE: Final = {
+    "store_unavailable": (
+        "The database is away",
+        "Nothing is lost: messages go on being accepted and delivered. This page tries again by itself.",
+    ),
+    "log_unavailable": (
+        "The log is away",
+        "Redis does not answer. Nothing that was accepted is lost. This page tries again by itself.",
+    ),
+    "trust_unproved": (
+        "The log is away",
+        "Redis does not answer. Nothing that was accepted is lost. This page tries again by itself.",
+    ),
+    "forbidden": ("Not for you", "Ask an admin if you should be able to do this."),
+    "not_found": ("There is nothing here", "It may have moved, or it is not yours to see."),
+    "internal_error": (
+        "Something went wrong here",
+        "It has been written to the log. Tell an admin the number below.",
+    ),
+}
+_OTHERWISE: Final = ("This did not work", "Go back and try again.")
+
+log = telemetry.get_logger(__name__)
+
+
+def handlers() -> dict[Any, Any]:
+    """The exception handlers of the portal."""
+    return problems.handlers() | {
+        ClientDisconnected: problems.handlers()[ClientDisconnected],
+        SignInNeeded: _sign_in,
+        BrokerError: _handle,
+        HTTPException: _handle,
+        Exception: page,
+    }
+
+
+async def _handle(request: Request, error: Exception) -> Response:
+    if problems.of(error).code == "internal_error":
+        log.error("request_failed", path=request.url.path, exc_info=error)
+    return await page(request, error)
+
+
+async def page(request: Request, error: Exception) -> Response:
+    """The page of any error; what is away for a while is tried again by the page itself."""
+    problem = problems.of(error)
+    answer = problems.response(error)
+    title, advice = _ADVICE.get(problem.code, _OTHERWISE)
+    again = answer.status_code == 503 and request.method == "GET"
+    said = problem.detail or problem.message
+    shown = pages.render(
+        request,
+        "fault.html",
+        answer.status_code,
+        title=title,
+        advice=advice,
+        said=said,
+        again=again,
+    )
+    for name in ("retry-after", "allow"):
+        if name in answer.headers:
+            shown.headers[name] = answer.headers[name]
+    return shown
+
+
+async def _sign_in(request: Request, error: SignInNeeded) -> Response:
+    """To the login page, and after it back to the page where somebody was."""
+    given = {"next": _where(request)} | ({"why": error.why} if error.why else {})
+    target = f"{LOGIN}?{urlencode(given)}" if given["next"] != "/" or error.why else LOGIN
+    if _HTMX in request.headers:
+        # A script would put the login page into a part of the old one.
+        return Response(headers={"hx-redirect": target})
+    return RedirectResponse(target, 303)
+
+
+def _where(request: Request) -> str:
+    if request.method == "GET" and _HTMX not in request.headers:
+        query = f"?{request.url.query}" if request.url.query else ""
+        return local(request.url.path + query)
+    named = urlsplit(request.headers.get("hx-current-url") or request.headers.get("referer") or "")
+    if named.netloc != request.headers.get("host"):
+        return "/"
+    return local(named.path + (f"?{named.query}" if named.query else ""))
+
+
+def local(target: str) -> str:
+    """`target` if it is a page of ours that one can return to, else the dashboard."""
+    parts = urlsplit(target) if target.isprintable() and "\\" not in target else None
+    good = (
+        parts is not None
+        and len(target) <= MAX_NEXT
+        and target.isascii()
+        and target.startswith("/")
+        and not target.startswith("//")
+        and not (parts.scheme or parts.netloc)
+        and parts.path not in {LOGIN, "/logout"}
+    )
+    return target if good else "/"

@@ -1,0 +1,37 @@
+"""What pages are made of."""
+
+from __future__ import annotations
+
+import msgspec
+
+from broker.events.accounts import Accounts
+from broker.events.connection import Redis
+from broker.events.keyring import Keyring
+from broker.events.keys import LogKeys
+from broker.events.log_identity import LogIdentity
+from broker.events.sealing import Sealer
+from broker.events.trust import Trust
+from broker.projections.queries import Queries
+from broker.projections.showing import Showing
+from broker.services.portal.visitors import Gate
+from broker.settings import Settings
+
+
+class Parts(msgspec.Struct, frozen=True, kw_only=True):
+    """The log, its keys, the accounts, the read models, and who is let in."""
+
+    settings: Settings
+    gate: Gate
+    accounts: Accounts
+    redis: Redis
+    keys: LogKeys
+    identity: LogIdentity
+    keyring: Keyring
+    sealer: Sealer
+    trust: Trust
+    queries: Queries
+
+    @property
+    def showing(self) -> Showing:
+        """Messages as they are listed."""
+        return Showing(self.sealer, self.trust)

@@ -1,0 +1,71 @@
+"""One running system and one browser for all tests of the portal; each test has a browser profile of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, async_playwright
+
+from broker.embedded import install
+from broker.preparation import opened
+from support import browsing
+from support import system as systems
+from support.browsing import PEOPLE, Person
+from support.fixtures import pki, world
+from support.system import System
+
+__all__ = ["pki", "world"]
+
+
+@pytest.fixture(scope="session")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """A system whose client `demo` is delivered to, `acme` fails at its second attempt, four seconds later."""
+    directory = tmp_path_factory.mktemp("portal")
+    with systems.running(directory, retry_interval="4", max_attempts="2") as running:
+        asyncio.run(_people(running))
+        yield running
+
+
+async def _people(system: System) -> None:
+    async with opened(system.settings) as tools:
+        await tools.clients.register_client("acme", None, actor="system")
+        await tools.clients.change_route("acme", "simulated", "success=0", actor="system")
+        for email, (role, clients) in PEOPLE.items():
+            await tools.users.create_user(email, browsing.PASSWORD, role, clients, actor="system")
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    """A real Chromium."""
+    async with async_playwright() as playwright:
+        found = await playwright.chromium.launch(executable_path=install.browser(), args=browsing.ARGUMENTS)
+        yield found
+        await found.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def anybody(system: System, browser: Browser) -> AsyncIterator[Person]:
+    """Somebody with a fresh browser who has not signed in; complaints of the browser fail the test."""
+    async with browsing.person(system, browser) as found:
+        yield found
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def reader(anybody: Person) -> Person:
+    """Signed in; sees the messages of `demo`."""
+    return await anybody.signed_in("reader@example.com")
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def admin(anybody: Person) -> Person:
+    """Signed in; sees everything."""
+    return await anybody.signed_in("boss@example.com")
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def auditor(anybody: Person) -> Person:
+    """Signed in; sees the history."""
+    return await anybody.signed_in("auditor@example.com")

@@ -1,0 +1,239 @@
+"""What readers and admins see of messages, in a real browser on a running system."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import pytest_asyncio
+
+from support import browsing
+from support.system import System, eventually
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+NUMBER = "+4915200000001"
+OTHER_NUMBER = "+4915200000002"
+HOSTILE = '<script>window.hurt=1</script><img src=x onerror="window.hurt=1">{{ 7*7 }}=cmd|x \u202eمرحبا 🎉'
+
+
+async def register(system: System, client: str, number: str = NUMBER, body: str = "hello") -> str:
+    """A message of a client; its id."""
+    async with system.client("services/internal", "server_port") as http:
+        given = {"client_id": client, "sender_number": number, "message_body": body}
+        answer = await http.post("/internal/messages/register", json=given)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["message_id"]
+
+
+async def settled(system: System, client: str, count: int, status: str) -> None:
+    """Wait until so many of the client's messages have this status in the read model."""
+
+    def there() -> bool:
+        (row,) = system.query(
+            "SELECT COUNT(*) AS n FROM messages WHERE client_id=%s AND status=%s", client, status
+        )
+        return row["n"] >= count
+
+    await eventually(there, within=60, what=f"{count} {status} of {client}")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session", autouse=True)
+async def messages(system: System) -> dict[str, list[str]]:
+    """120 of `demo`, delivered, one of them with a number of its own; two of `acme`, failed."""
+    async with system.client() as http:
+        items = [{"sender_number": NUMBER, "message_body": f"hello {n}"} for n in range(119)]
+        items.append({"sender_number": OTHER_NUMBER, "message_body": HOSTILE})
+        answer = await http.post("/api/v1/messages/batch", json={"messages": items})
+        assert answer.status_code == 202, answer.text
+        demo = [each["message_id"] for each in answer.json()["results"]]
+    acme = [await register(system, "acme", body=HOSTILE) for _ in range(2)]
+    await settled(system, "demo", 120, "delivered")
+    await settled(system, "acme", 2, "failed")
+    return {"demo": demo, "acme": acme}
+
+
+@pytest.mark.case("TC-PT-005")
+async def test_a_reader_sees_the_messages_of_their_clients_alone(reader, messages):
+    """In the list, on the dashboard, and by address: another client's message is not there."""
+    await reader.go("/messages")
+    assert "120 messages" in await reader.text()
+    shown = await reader.page.locator("#list tbody code").evaluate_all("all => all.map(one => one.title)")
+    assert len(shown) == 50
+    assert set(shown) <= set(messages["demo"])
+    assert "+49*********01" in await reader.text()
+    assert NUMBER not in await reader.page.content()
+    assert (await reader.go(f"/messages/{messages['demo'][0]}")).status == 200
+    assert (await reader.go(f"/messages/{messages['acme'][0]}")).status == 404
+    # A filter for another's client finds nothing.
+    await reader.go("/messages?client_id=acme")
+    assert await reader.rows() == []
+    await reader.go("/")
+    assert "acme" not in await reader.text()
+
+
+@pytest.mark.case("TC-PT-006")
+async def test_filters(admin, messages):
+    """Status, client, exact number and dates; each at once when it is chosen, and in the address."""
+    await admin.go("/admin/messages")
+    for status, count in (("failed", 2), ("delivered", 50), ("queued", 0), ("all", 50)):
+        async with admin.page.expect_response(lambda answer: "/admin/messages?" in answer.url):
+            await admin.page.select_option("#status", status)
+        await admin.page.wait_for_url(re.compile(f"status={status}"))
+        await admin.page.wait_for_function(
+            "count => document.querySelectorAll('#list tbody tr').length === count", arg=count
+        )
+        states = set(await admin.page.locator("#list .state").all_inner_texts())
+        assert status == "all" or states <= {status}
+    await admin.page.fill("#search", OTHER_NUMBER)
+    await admin.page.click(".filters button")
+    await admin.page.wait_for_function("() => document.querySelectorAll('#list tbody tr').length === 1")
+    assert messages["demo"][-1] in await admin.page.inner_html("#list")
+    await admin.page.go_back()
+    await admin.go("/admin/messages?from_date=2026-01-01&to_date=2026-01-02")
+    assert "No message matches." in await admin.text()
+    await admin.go("/admin/messages?client_id=acme")
+    assert len(await admin.rows()) == 2
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("search=hello", "Sender number must be"),
+        ("from_date=yesterday", "From must be"),
+        ("status=lost", "status must be"),
+        ("page=0", "page must be"),
+        ("cursor=x", "cursor must be"),
+        ("client_id=%3Cscript%3E", "Client must"),
+        ("surprise=1", "surprise is unknown here"),
+        ("status=failed&status=failed", "status must be given once"),
+    ],
+)
+async def test_a_wrong_filter_is_said(reader, query, said):
+    """On the page, with the field's name and what it takes; the form stays."""
+    answer = await reader.go(f"/messages?{query}")
+    assert answer.status == 400
+    assert said in await reader.page.inner_text("#list")
+    assert await reader.page.locator("#status").count() == 1
+
+
+@pytest.mark.case("TC-PT-007")
+async def test_pages_of_a_long_list(reader, messages):
+    """Every message once, though new ones come in between; and back again."""
+    seen: list[str] = []
+    await reader.go("/messages")
+    while True:
+        seen += await reader.page.locator("#list tbody code").evaluate_all("all => all.map(one => one.title)")
+        if not await reader.page.locator("a[rel=next]").count():
+            break
+        if len(seen) == 50:
+            late = await register(reader.system, "demo")
+            await settled(reader.system, "demo", 121, "delivered")
+        await reader.press("a[rel=next]")
+    assert len(seen) == len(set(seen))
+    assert set(seen) == set(messages["demo"])
+    assert late not in seen
+    assert "Page 3" in await reader.text()
+    await reader.press("a[rel=prev]")
+    assert "Page 2" in await reader.text()
+
+
+@pytest.mark.case("TC-PT-008")
+async def test_the_profile_shows_who_one_is(reader):
+    """E-mail address, role and clients."""
+    await reader.go("/profile")
+    said = await reader.page.inner_text("main")
+    for part in ("reader@example.com", "user", "demo"):
+        assert part in said
+
+
+@pytest.mark.case("TC-PT-013")
+async def test_an_admin_sees_everybodys_messages(admin, messages):
+    """Of all clients in one list, and each by itself, the number masked and the body not shown."""
+    await admin.go("/admin/messages")
+    clients = {row.split("\t")[2] for row in await admin.rows()}
+    assert clients == {"demo", "acme"}
+    for message_id in (messages["demo"][0], messages["acme"][0]):
+        assert (await admin.go(f"/messages/{message_id}")).status == 200
+        assert "[encrypted]" in await admin.text()
+
+
+async def test_a_message_tells_its_story(admin, messages):
+    """Each step with who, when, code and latency: submitted, two attempts, the retry between, the outcome."""
+    await admin.go(f"/messages/{messages['acme'][0]}")
+    steps = await admin.page.locator(".timeline li").all_inner_texts()
+    titles = [step.splitlines()[0] for step in steps]
+    wanted = ["Submitted", "Attempt 1: failed", "Retry scheduled", "Due again", "Attempt 2: failed", "Failed"]
+    assert len(titles) == len(wanted)
+    for title, want in zip(titles, wanted, strict=True):
+        assert title.startswith(want), titles
+    assert "by simulated" in steps[1]
+    assert re.search(r"\d+ ms", steps[1])
+    assert "worker:" in steps[1]
+    await admin.go(f"/messages/{messages['demo'][0]}")
+    assert "certificate" in await admin.page.inner_text(".timeline li:first-child")
+
+
+async def test_an_open_message_is_followed_by_its_page(browser, system):
+    """The next retry counts down, and the outcome shows without a click."""
+    async with browsing.person(system, browser) as other:
+        await other.signed_in("other@example.com")
+        message_id = await register(system, "acme")
+
+        def shown() -> bool:
+            return bool(system.query("SELECT 1 FROM messages WHERE message_id=%s", message_id))
+
+        await eventually(shown, within=20)
+        await other.go(f"/messages/{message_id}")
+        await other.page.wait_for_function(
+            "() => /^(in \\d+ s|now)$/.test(document.querySelector('#due')?.textContent ?? '')"
+        )
+        await other.page.wait_for_function("() => document.querySelector('#status').innerText === 'failed'")
+        assert await other.page.locator(".timeline li").count() == 6
+        # Nothing is left to follow.
+        assert await other.page.get_attribute("#live", "hx-get") is None
+
+
+async def test_the_dashboard_counts_today(reader, messages):
+    """The same numbers in tiles, chart and table."""
+    await reader.go("/")
+    tiles = dict(
+        zip(
+            await reader.page.locator(".tile dt").all_inner_texts(),
+            await reader.page.locator(".tile dd").all_inner_texts(),
+            strict=True,
+        )
+    )
+    assert int(tiles["Delivered today"]) >= 120
+    assert tiles["Failed today"] == tiles["Open now"] == "0"
+    assert await reader.page.locator(".chart canvas").count() == 1
+    await reader.page.click("details summary")
+    last = await reader.page.inner_text("#hours tbody tr:last-child")
+    assert len(await reader.page.locator("#hours tbody tr").all()) == 25
+    assert last
+    assert len(await reader.page.locator("main > .scroll tbody tr").all()) == 10
+
+
+async def test_without_clients_the_pages_say_what_to_do(anybody):
+    """An empty list is no mystery."""
+    await anybody.signed_in("nobody@example.com")
+    assert "An admin can give you some." in await anybody.text()
+    await anybody.go("/messages")
+    assert "No message yet." in await anybody.text()
+
+
+async def test_pages_work_without_scripts(browser, system, messages):
+    """Signing in, filtering, paging, reading one, signing out."""
+    async with browsing.person(system, browser, java_script_enabled=False) as somebody:
+        await somebody.signed_in("boss@example.com")
+        await somebody.go("/admin/messages")
+        await somebody.page.select_option("#status", "failed")
+        await somebody.press(".filters button")
+        assert len(await somebody.rows()) >= 2
+        await somebody.press("#list tbody a")
+        assert "Timeline" in await somebody.text()
+        await somebody.go("/admin/messages")
+        await somebody.press("a[rel=next]")
+        assert "Page 2" in await somebody.text()
+        await somebody.press(".who button")
+        assert somebody.path == "/login?why=out"

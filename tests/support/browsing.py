@@ -1,0 +1,97 @@
+"""People at the portal, each with a real browser; whatever the browser complains of fails the test."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import AsyncIterator
+
+from playwright.async_api import Browser, ConsoleMessage, Page, Response
+
+from support.system import System
+
+PASSWORD = "correct horse battery"
+PEOPLE = {
+    "reader@example.com": ("user", ["demo"]),
+    "other@example.com": ("user", ["acme"]),
+    "nobody@example.com": ("user", []),
+    "boss@example.com": ("admin", []),
+    "auditor@example.com": ("auditor", []),
+}
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+# A status that a test asks for on purpose is told on the console, too; the test asserts the status itself.
+_EXPECTED = re.compile(r"Failed to load resource: the server responded with a status of [45]\d\d")
+
+
+class Person:
+    """Somebody at a browser."""
+
+    def __init__(self, system: System, page: Page) -> None:
+        self.system = system
+        self.page = page
+        self.base = f"http://localhost:{system.ports()['portal_port']}"
+        self.complaints: list[str] = []
+        page.on("console", self._heard)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+    def _heard(self, message: ConsoleMessage) -> None:
+        if message.type in {"error", "warning"} and not _EXPECTED.match(message.text):
+            self.complaints.append(message.text)
+
+    @property
+    def path(self) -> str:
+        """Where the browser is, without the origin."""
+        return self.page.url.removeprefix(self.base)
+
+    async def go(self, path: str) -> Response:
+        """Open a page of the portal."""
+        answer = await self.page.goto(self.base + path)
+        assert answer is not None
+        return answer
+
+    async def sign_in(self, email: str, password: str = PASSWORD) -> None:
+        """Fill in the login page that is open, and wait for what comes of it."""
+        await self.page.fill("#email", email)
+        await self.page.fill("#password", password)
+        async with self.page.expect_navigation():
+            await self.page.click("main button[type=submit]")
+
+    async def signed_in(self, email: str) -> Person:
+        """Open the portal and sign in."""
+        await self.go("/login")
+        await self.sign_in(email)
+        assert not self.path.startswith("/login"), await self.text()
+        return self
+
+    async def press(self, selector: str) -> None:
+        """Press something that leads to another page."""
+        async with self.page.expect_navigation():
+            await self.page.click(selector)
+
+    async def text(self) -> str:
+        """What the page says."""
+        return await self.page.inner_text("body")
+
+    async def rows(self) -> list[str]:
+        """The rows of the list on the page."""
+        return await self.page.locator("#list tbody tr").all_inner_texts()
+
+
+@contextlib.asynccontextmanager
+async def person(system: System, browser: Browser, **options) -> AsyncIterator[Person]:
+    """Somebody with a fresh profile; `options` are the browser context's."""
+    context = await browser.new_context(**options)
+    try:
+        found = Person(system, await context.new_page())
+        yield found
+        assert found.complaints == []
+    finally:
+        await context.close()
