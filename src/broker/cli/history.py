@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from broker.cli import verify
 from broker.cli.common import json_option, with_settings
 from broker.errors import LogUnavailable, NotFound
 from broker.settings import Settings
@@ -33,6 +34,9 @@ Ends = Sequence[tuple["StreamKeys", "Position"]]
 @click.group()
 def events() -> None:
     """The history: every fact there is, in the order in which it was recorded."""
+
+
+verify.add_to(events)
 
 
 @events.command()

@@ -24,7 +24,7 @@ from broker.events.exported import Inclusion, ProvedLine
 from broker.events.exported_source import Linked, Source, linked
 from broker.events.positions import Position, start
 
-SKEW_MS = 3_600_000
+SKEW_MS = 24 * 3_600_000
 """By so much the clock that gave an event its time may differ from Redis', which orders the stream."""
 
 
@@ -94,6 +94,8 @@ class Walk:
 
     def __init__(self, source: Source, known: Sequence[Digest], wanted: Filter | None = None) -> None:
         self.wanted = wanted or Filter()
+        self.seen = 0
+        """Events looked through so far."""
         self._source = source
         self._known = known
         self._matches = Matcher(self.wanted)
@@ -131,6 +133,7 @@ class Walk:
         async with aclosing(blocks):
             async for block in blocks:
                 rest = block
+                self.seen += len(block)
                 while rest:
                     lines, rest = waiting[0].take(rest)
                     if waiting[0].ended:

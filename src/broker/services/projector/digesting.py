@@ -1,0 +1,75 @@
+"""The projector makes the hourly digest; every projector tries, and whoever is first makes it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Final
+
+from broker import clock
+from broker.errors import BrokerError, LogUnavailable
+from broker.events.archive.storage import ArchiveUnavailable
+from broker.events.connection import Redis
+from broker.events.digests import Signed
+from broker.events.digests_making import Digester
+from broker.events.exported_session import Exports
+from broker.events.keyring import Keyring
+from broker.events.keys import LogKeys
+from broker.events.log_identity import LogIdentity
+from broker.lifecycle import sleep_or_stop
+from broker.settings import Settings
+from broker.telemetry import get_logger
+from broker.web import metrics as web
+
+log = get_logger(__name__)
+LOOK_SECONDS: Final = 30.0
+
+
+class Digesting:
+    """Looks now and then whether this hour's digest is there, and makes it if not."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        redis: Redis,
+        keys: LogKeys,
+        identity: LogIdentity,
+        keyring: Keyring,
+        interval: float = LOOK_SECONDS,
+    ) -> None:
+        self._settings = settings
+        self._parts = (redis, keys, identity, keyring)
+        self._interval = interval
+        self._digester: Digester | None = None
+        self._said = ""
+        self._number = web.gauge("broker_digest_number", "Number of the newest signed digest.")
+        self._at = web.gauge("broker_digest_seconds", "When this process last found a digest of its hour.")
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop`; what goes wrong is said once and tried again."""
+        while not stop.is_set():
+            try:
+                await self.look()
+                self._say("")
+            except BrokerError as error:
+                self._say(str(error), away=isinstance(error, LogUnavailable | ArchiveUnavailable))
+            await sleep_or_stop(self._interval * random.uniform(0.5, 1), stop)
+
+    async def look(self) -> Signed | None:
+        """Make the digest of this hour, unless it is there. Raises as `Digester.make`, DigestKeyError."""
+        if self._digester is None:
+            self._digester = Exports.of(self._settings, *self._parts).digester
+        made = await self._digester.hourly()
+        newest = made or await self._digester.newest()
+        if made is not None:
+            log.info("digest_signed", number=made.number)
+        if newest is not None:
+            self._number.set(newest.number)
+            self._at.set(clock.now_ms() / 1000)
+        return made
+
+    def _say(self, problem: str, *, away: bool = False) -> None:
+        if problem and problem != self._said:
+            (log.warning if away else log.error)("digest_not_made", reason=problem)
+        self._said = problem
