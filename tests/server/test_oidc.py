@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hmac
 import time
@@ -16,7 +17,7 @@ from joserfc.jwk import ECKey
 
 from broker import clock
 from broker.errors import SettingsError
-from broker.events import codec
+from broker.events import codec, sign_in
 from broker.events.user_commands import UserCommands
 from broker.services.server import oidc, oidc_provider
 from broker.settings import load, shown
@@ -271,6 +272,22 @@ async def test_another_providers_answer(provider, browser):
         assert is_refused(await browser.end(f"{REDIRECT}?{query}"))
 
 
+async def test_one_address_cannot_take_all_the_places(world, server, provider, reader):
+    """While the provider is slow so many wait from one address; the next are told to come later, all others go on."""
+    browsers = [Browser(world, server) for _ in range(sign_in.MAX_WAITING_OF_ONE + 2)]
+    addresses = [await each.begin() for each in browsers]
+    provider.answers.clear()
+    ends = [asyncio.create_task(b.end(a)) for b, a in zip(browsers, addresses, strict=True)]
+    await wait_until(lambda: sum(each.done() for each in ends) == 2)
+    early = [each.result() for each in ends if each.done()]
+    assert {(each.status, each.json["error"]) for each in early} == {(429, "rate_limit_exceeded")}
+    by_password = {"email": EMAIL, "password": "a good password"}
+    assert (await browsers[0].caller.post("/portal/auth/login", by_password)).status == 200
+    provider.answers.set()
+    found = sorted(each.status for each in await asyncio.gather(*ends))
+    assert found == [200] * sign_in.MAX_WAITING_OF_ONE + [429] * 2
+
+
 @pytest.mark.parametrize("query", ["error=access_denied", "error=%3Cscript%3E&error_description=x"])
 async def test_the_provider_may_say_no(provider, browser, query):
     """401; what the address says of it is not repeated."""
@@ -310,7 +327,15 @@ async def test_a_provider_that_is_not_what_it_should_be(provider, browser, descr
     provider.described = described
     answer = await browser.caller.get(oidc.LOGIN)
     assert (answer.status, answer.json["error"]) == (503, "identity_provider_unavailable")
+    for _ in range(5):
+        assert (await browser.caller.get(oidc.LOGIN)).status == 503
+    assert provider.asked == 1, "it is not asked at the rate of whoever comes"
     provider.described = {}
+
+    async def mended() -> bool:
+        return (await browser.caller.get(oidc.LOGIN)).status == 303
+
+    await wait_until(mended)
     assert (await browser.sign_in()).status == 200
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import hashlib
@@ -24,7 +25,10 @@ CLIENT_ID, SECRET = "the broker", "marked+client/secret"
 
 
 class OidcProvider:
-    """`person` is who sits at the browser. `changes` and `forge` make its ID tokens what they should not be."""
+    """`person` is who sits at the browser. `changes` and `forge` make its ID tokens what they should not be.
+
+    While `answers` is not set, codes are not exchanged. `asked` counts who wanted its description.
+    """
 
     def __init__(self, redirect_url: str) -> None:
         self.redirect_url = redirect_url
@@ -33,6 +37,9 @@ class OidcProvider:
         self.described: dict[str, Any] = {}
         self.forge: Callable[[dict, dict], str] | None = None
         self.methods = ["client_secret_basic"]
+        self.asked = 0
+        self.answers = asyncio.Event()
+        self.answers.set()
         self.rotate("k-1")
         self._codes: dict[str, dict[str, str]] = {}
 
@@ -52,6 +59,7 @@ class OidcProvider:
             yield
 
     async def _describe(self, _request: Request) -> Response:
+        self.asked += 1
         found = {
             "issuer": self.issuer,
             "authorization_endpoint": f"{self.issuer}/authorize",
@@ -83,6 +91,7 @@ class OidcProvider:
         return RedirectResponse(f"{self.redirect_url}?{answer}", 302)
 
     async def _token(self, request: Request) -> Response:
+        await self.answers.wait()
         form = {name: values[0] for name, values in parse_qs((await request.body()).decode()).items()}
         asked = self._codes.pop(form["code"], None)
         challenge = base64.urlsafe_b64encode(hashlib.sha256(form["code_verifier"].encode()).digest())

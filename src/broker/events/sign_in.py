@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 from broker import telemetry
@@ -92,6 +92,27 @@ class Failures:
             log.error("failed_logins_lost", count=self._counts.total(), reason=str(error))
 
 
+class Places:
+    """Attempts in progress: so many at once, and so many of one address."""
+
+    def __init__(self) -> None:
+        self._taken: Counter[str] = Counter()
+
+    @contextmanager
+    def taken(self, address: str) -> Iterator[None]:
+        """A place for the body of the `with`. Raises Throttled."""
+        place = login_throttle.network(address)
+        if self._taken[place] >= MAX_WAITING_OF_ONE or self._taken.total() >= MAX_WAITING:
+            raise Throttled(1.0)
+        self._taken[place] += 1
+        try:
+            yield
+        finally:
+            self._taken[place] -= 1
+            if not self._taken[place]:
+                del self._taken[place]
+
+
 class SignIn:
     """Signs people in. `failures` must be running."""
 
@@ -108,7 +129,7 @@ class SignIn:
         self._throttle = throttle
         self._access = access
         self._failures = failures
-        self._waiting: Counter[str] = Counter()
+        self._places = Places()
         # More at once than there are processors would only make each slower.
         self._processors = asyncio.Semaphore(max(1, os.cpu_count() or 1))
 
@@ -164,17 +185,9 @@ class SignIn:
     @asynccontextmanager
     async def _attempt(self, email: str, address: str) -> AsyncIterator[None]:
         """A place in the queue, and an attempt that is counted. Raises Throttled."""
-        place = login_throttle.network(address)
-        if self._waiting[place] >= MAX_WAITING_OF_ONE or self._waiting.total() >= MAX_WAITING:
-            raise Throttled(1.0)
-        self._waiting[place] += 1
-        try:
+        with self._places.taken(address):
             await self._throttle.attempt(self._throttle.account(email), address)
             yield
-        finally:
-            self._waiting[place] -= 1
-            if not self._waiting[place]:
-                del self._waiting[place]
 
     async def _matches(self, password: str, password_hash: str) -> bool:
         async with self._processors:

@@ -9,7 +9,9 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from broker.events.login_throttle import Throttled
 from broker.web import body
+from broker.web.problems import Problem
 
 MAX_BYTES: Final = 64 * 1024
 # RFC 6749, section 5.1, asks it for tokens; it is right for everything that people see.
@@ -29,3 +31,8 @@ def answer(
 ) -> Response:
     """The answer with this body."""
     return Response(_encode(content), status, {**UNKEPT, **(headers or {})}, media_type=body.JSON)
+
+
+def later(error: Throttled) -> Problem:
+    """The 429 for somebody who tries to sign in too often."""
+    return Problem("rate_limit_exceeded", str(error), retry_after=error.retry_after)

@@ -7,7 +7,8 @@ sealed in a cookie: no server keeps it, each can finish what another began, and 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import msgspec
@@ -19,8 +20,9 @@ from broker import clock
 from broker.errors import NotFound, ValidationError
 from broker.events import sealed_text
 from broker.events.keyring import Keyring
+from broker.events.login_throttle import Throttled
 from broker.events.sessions import Session
-from broker.events.sign_in import SignIn, SignInRefused
+from broker.events.sign_in import Places, SignIn, SignInRefused
 from broker.services.server import exchange, portal_wire
 from broker.services.server.oidc_provider import IdentityRefused, Provider
 from broker.settings import Settings
@@ -33,8 +35,6 @@ CALLBACK: Final = "/portal/auth/oidc/callback"
 COOKIE: Final = "__Host-broker-oidc"
 LASTS_SECONDS: Final = 600
 """How long somebody may take at the provider."""
-MAX_AT_ONCE: Final = 32
-"""Callbacks in progress; each makes a request to the provider."""
 _MAX_CODE: Final = 2048
 _AAD: Final = b"broker oidc flow 1"
 
@@ -63,7 +63,7 @@ class SingleSignOn:
         self._sign_in = sign_in
         self._keyring = keyring
         self._pair = pair
-        self._at_once = 0
+        self._places = Places()
 
     def routes(self) -> list[Route]:
         """Both."""
@@ -72,11 +72,12 @@ class SingleSignOn:
             Route(CALLBACK, self.callback, methods=["GET"]),
         ]
 
-    async def login(self, _request: Request) -> Response:
+    async def login(self, request: Request) -> Response:
         """Send the browser to the provider."""
         provider = self._set_up()
         state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
-        address = await provider.address(state=state, nonce=nonce, verifier=verifier)
+        with self._place(request):
+            address = await provider.address(state=state, nonce=nonce, verifier=verifier)
         response = RedirectResponse(address, 303, exchange.UNKEPT)
         ends = clock.now_ms() + LASTS_SECONDS * 1000
         _set(response, self._seal(_Flow(state, nonce, verifier, ends)), LASTS_SECONDS)
@@ -85,16 +86,12 @@ class SingleSignOn:
     async def callback(self, request: Request) -> Response:
         """The pair of tokens for whom the provider vouches for."""
         provider = self._set_up()
-        if self._at_once >= MAX_AT_ONCE:
-            raise Problem("overloaded", "Too many people are signing in at once.")
-        self._at_once += 1
         try:
-            session = await self._finish(provider, request)
+            with self._place(request):
+                session = await self._finish(provider, request)
         except (IdentityRefused, SignInRefused):
             # The same words, whether the provider, the account or the answer is to blame.
             raise Problem("unauthorized", IdentityRefused().message) from None
-        finally:
-            self._at_once -= 1
         response = exchange.answer(self._pair(session))
         _set(response, "", 0)
         return response
@@ -127,6 +124,15 @@ class SingleSignOn:
         ):
             raise ValidationError("state", f"is not that of a sign-in begun here; begin again at {LOGIN}")
         return flow
+
+    @contextmanager
+    def _place(self, request: Request) -> Iterator[None]:
+        """So that nobody holds up the others where the provider is slow. Raises Problem 429."""
+        try:
+            with self._places.taken(peer.address(request.scope)):
+                yield
+        except Throttled as error:
+            raise exchange.later(error) from None
 
     def _set_up(self) -> Provider:
         if self._provider is None:

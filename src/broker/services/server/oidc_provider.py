@@ -10,7 +10,7 @@ import asyncio
 import base64
 import re
 import ssl
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import quote_plus, urlsplit
 
 import httpx
@@ -21,10 +21,10 @@ from authlib.oidc.core import CodeIDToken
 from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import Key, import_key
-from msgspec import Meta
 
 from broker import clock, telemetry
 from broker.errors import BrokerError
+from broker.services.server import oidc_wire as wire
 
 # Signed with a private key only: a shared secret would let everybody who can check a token make one.
 ALGORITHMS: Final = [
@@ -34,6 +34,8 @@ ALGORITHMS: Final = [
 SCOPE: Final = "openid email"
 TIMEOUT: Final = 10.0
 MAX_BYTES: Final = 256 * 1024
+AGAIN_SECONDS: Final = 2.0
+"""After a failure the provider is not asked who it is for so long; all who wait are told the same."""
 KEPT_SECONDS: Final = 3600.0
 """How long the provider's description and keys are believed."""
 REFETCH_SECONDS: Final = 10.0
@@ -60,49 +62,6 @@ class IdentityRefused(BrokerError):
 
 
 T = TypeVar("T")
-Text = Annotated[str, Meta(min_length=1, max_length=2048)]
-
-
-class _Description(msgspec.Struct, frozen=True):
-    issuer: Text
-    authorization_endpoint: Text
-    token_endpoint: Text
-    jwks_uri: Text
-    token_endpoint_auth_methods_supported: tuple[str, ...] = ("client_secret_basic",)
-    authorization_response_iss_parameter_supported: bool = False
-
-
-class _Keys(msgspec.Struct, frozen=True):
-    keys: list[dict[str, Any]]
-
-
-class _Answer(msgspec.Struct, frozen=True):
-    id_token: Annotated[str, Meta(min_length=1, max_length=32_768)]
-    access_token: str | None = None
-
-
-class _Header(msgspec.Struct, frozen=True):
-    kid: str | None = None
-
-
-class _Failure(msgspec.Struct, frozen=True):
-    error: str = ""
-
-
-class _Claims(msgspec.Struct, frozen=True):
-    """Types first: what `CodeIDToken` compares must be what it takes it for."""
-
-    iss: Text
-    sub: Annotated[str, Meta(min_length=1, max_length=255)]
-    aud: Text | list[Text]
-    exp: int
-    iat: int
-    nonce: Text
-    email: Annotated[str, Meta(min_length=3, max_length=254)]
-    email_verified: Literal[True]
-    nbf: int | None = None
-    azp: str | None = None
-    at_hash: str | None = None
 
 
 class Provider:
@@ -119,7 +78,8 @@ class Provider:
             verify=context, timeout=TIMEOUT, trust_env=False, headers={"accept": "application/json"}
         )
         self._lock = asyncio.Lock()
-        self._described: tuple[float, _Description] | None = None
+        self._described: tuple[float, wire.Description] | None = None
+        self._failed_at = float("-inf")
         self._keys: dict[str | None, Key] = {}
         self._keys_at = float("-inf")
 
@@ -153,7 +113,7 @@ class Provider:
         key = await self._key(_key_id(answer.id_token))
         try:
             token = jwt.decode(answer.id_token, key, algorithms=ALGORITHMS)
-            claims = msgspec.convert(token.claims, _Claims)
+            claims = msgspec.convert(token.claims, wire.Claims)
             options: Any = {
                 "iss": {"essential": True, "value": self.issuer},
                 "aud": {"essential": True, "value": self._client_id},
@@ -169,7 +129,7 @@ class Provider:
         """Close connections."""
         await self._http.aclose()
 
-    async def _exchange(self, code: str, verifier: str) -> _Answer:
+    async def _exchange(self, code: str, verifier: str) -> wire.Answer:
         described = await self._description()
         form = {
             "grant_type": "authorization_code",
@@ -187,25 +147,35 @@ class Provider:
             form |= {"client_id": self._client_id, "client_secret": self._secret}
         status, content = await self._fetch("POST", described.token_endpoint, data=form, auth=auth)
         if status == 200:
-            return _decode(content, _Answer, described.token_endpoint)
-        code = _decode(content, _Failure, described.token_endpoint).error if status < 500 else ""
+            return _decode(content, wire.Answer, described.token_endpoint)
+        code = _decode(content, wire.Failure, described.token_endpoint).error if status < 500 else ""
         if code == "invalid_grant":
             raise IdentityRefused("The sign-in was used before or took too long.")
         log.error("identity_provider_refuses_us", status=status, error=code if _CODE.match(code) else "")
         raise ProviderUnavailable
 
-    async def _description(self) -> _Description:
+    async def _description(self) -> wire.Description:
         async with self._lock:
             if self._described is not None and clock.monotonic() - self._described[0] < KEPT_SECONDS:
                 return self._described[1]
-            url = f"{self.issuer.rstrip('/')}/.well-known/openid-configuration"
-            found = await self._get(url, _Description)
-            places = (found.authorization_endpoint, found.token_endpoint, found.jwks_uri)
-            if found.issuer != self.issuer or not all(_private(place, self.issuer) for place in places):
-                log.error("identity_provider_description_refused", issuer=self.issuer)
+            if clock.monotonic() - self._failed_at < AGAIN_SECONDS:
                 raise ProviderUnavailable
+            try:
+                found = await self._describe()
+            except ProviderUnavailable:
+                self._failed_at = clock.monotonic()
+                raise
             self._described = (clock.monotonic(), found)
             return found
+
+    async def _describe(self) -> wire.Description:
+        url = f"{self.issuer.rstrip('/')}/.well-known/openid-configuration"
+        found = await self._get(url, wire.Description)
+        places = (found.authorization_endpoint, found.token_endpoint, found.jwks_uri)
+        if found.issuer != self.issuer or not all(_private(place, self.issuer) for place in places):
+            log.error("identity_provider_description_refused", issuer=self.issuer)
+            raise ProviderUnavailable
+        return found
 
     async def _key(self, key_id: str | None) -> Key:
         """The provider's key of this id; without an id its only one. Raises IdentityRefused."""
@@ -213,7 +183,7 @@ class Provider:
         async with self._lock:
             age = clock.monotonic() - self._keys_at
             if age >= KEPT_SECONDS or (key_id not in self._keys and age >= REFETCH_SECONDS):
-                found = await self._get(described.jwks_uri, _Keys)
+                found = await self._get(described.jwks_uri, wire.Keys)
                 self._keys, self._keys_at = _usable(found.keys), clock.monotonic()
             if key_id is None and len(self._keys) == 1:
                 return next(iter(self._keys.values()))
@@ -259,7 +229,7 @@ def _decode(content: bytes, kind: type[T], url: str) -> T:
         return msgspec.json.decode(content, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         # What was sent is left out: there are tokens in it.
-        log.error("identity_provider_answer_refused", url=url, wanted=kind.__name__.lstrip("_"))
+        log.error("identity_provider_answer_refused", url=url, wanted=kind.__name__)
         raise ProviderUnavailable from None
 
 
@@ -268,7 +238,7 @@ def _key_id(token: str) -> str | None:
     head = token.partition(".")[0]
     try:
         raw = base64.urlsafe_b64decode(head + "=" * (-len(head) % 4))
-        return msgspec.json.decode(raw, type=_Header).kid
+        return msgspec.json.decode(raw, type=wire.Header).kid
     except (msgspec.MsgspecError, ValueError, RecursionError):
         raise IdentityRefused from None
 
@@ -291,5 +261,5 @@ def _reason(error: Exception) -> str:
     """Which claim, never its value."""
     if isinstance(error, JoseError):
         return str(getattr(error, "claim", None) or error.error)
-    named = re.search(rf"[`.]({'|'.join(_Claims.__struct_fields__)})`", str(error))
+    named = re.search(rf"[`.]({'|'.join(wire.Claims.__struct_fields__)})`", str(error))
     return named[1] if named else type(error).__name__

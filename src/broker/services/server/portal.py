@@ -12,10 +12,11 @@ from broker.events.accounts import Accounts
 from broker.events.login_throttle import Throttled
 from broker.events.sessions import Session, SessionEnded
 from broker.events.sign_in import SignInRefused
-from broker.services.server import bearer, exchange, portal_wire, visibility
+from broker.projections import visibility
+from broker.projections.visibility import ReadModels
+from broker.services.server import bearer, exchange, portal_wire
 from broker.services.server.bearer import Bearer
 from broker.services.server.tokens import LIFETIME, Tokens
-from broker.services.server.visibility import ReadModels
 from broker.web import body, peer
 from broker.web.problems import Problem
 
@@ -64,7 +65,7 @@ class Portal:
                 "unauthorized", error.message, headers={"www-authenticate": 'Bearer realm="broker"'}
             ) from None
         except Throttled as error:
-            raise _later(error) from None
+            raise exchange.later(error) from None
         return exchange.answer(self.pair(session))
 
     async def refresh(self, request: Request) -> Response:
@@ -96,7 +97,7 @@ class Portal:
                 caller.user, given.current_password, given.new_password, peer.address(request.scope)
             )
         except Throttled as error:
-            raise _later(error) from None
+            raise exchange.later(error) from None
         visible = await visibility.wait(self._models, done.positions, "users")
         pair = self.pair(session)
         return exchange.answer(portal_wire.PasswordChanged(**msgspec.structs.asdict(pair), visible=visible))
@@ -110,7 +111,3 @@ class Portal:
 
 def _profile(user: UserEntry) -> portal_wire.Profile:
     return portal_wire.Profile(user.user_id, user.email, user.role, user.client_ids)  # type: ignore[arg-type]
-
-
-def _later(error: Throttled) -> Problem:
-    return Problem("rate_limit_exceeded", str(error), retry_after=error.retry_after)
