@@ -78,6 +78,7 @@ POST   /admin/clients                      401    401      401   401     401    
 GET    /admin/clients                      401    401      401   401     401     401     403    403   403     200   401
 GET    /admin/clients/{client_id}          401    401      401   401     401     401     403    403   403     200   401
 PUT    /admin/clients/{client_id}/route    401    401      401   401     401     401     403    403   403     400   401
+POST   /admin/clients/{client_id}/keys/rotate 401 401      401   401     401     401     403    403   403     200   401
 POST   /admin/certificates/generate        401    401      401   401     401     401     403    403   403     400   401
 POST   /admin/certificates/renew           401    401      401   401     401     401     403    403   403     400   401
 POST   /admin/certificates/revoke          401    401      401   401     401     401     403    403   403     400   401
