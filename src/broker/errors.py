@@ -70,6 +70,8 @@ class AuthorityUnavailable(BrokerError):
     """This process cannot sign for the certificate authority: it lacks the key or proof of what to sign."""
 
     code = "ca_unavailable"
+    # Mostly a person has to bring something; nobody need ask every second.
+    retry_after = 30.0
 
 
 class Conflict(BrokerError):

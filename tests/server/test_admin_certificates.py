@@ -372,6 +372,7 @@ async def test_a_server_without_the_authority_s_key(world, url, tmp_path):
         for path, body in ((GENERATE, {"client_name": "new"}), (RENEW, {"client_name": "shop"})):
             answer = await found.post("admin", path, body)
             assert (answer.status, answer.json["error"]) == (503, "ca_unavailable")
+            assert answer.headers["retry-after"] == "30"
             assert "certificate authority" in answer.json["detail"]
             assert str(tmp_path) not in answer.json["detail"]
         for path in ("/crl.pem", "/crl.der"):
