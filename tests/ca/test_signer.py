@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from broker import clock
 from broker.errors import AuthorityUnavailable, ValidationError
 from broker.services.ca.authority import Authority
 from broker.services.ca.signer import Signer
+from support.waiting import wait_until
 
 
 def signer(directory: Path, passphrase: str | None = None, key: Path | None = None) -> Signer:
@@ -64,6 +66,24 @@ async def test_a_sealed_key_is_derived_once(tmp_path: Path, monkeypatch):
     refused = await asyncio.gather(*(wrong.certificate_pem() for _ in range(5)), return_exceptions=True)
     assert {type(error) for error in refused} == {AuthorityUnavailable}
     assert len(loads) == 2
+
+
+async def test_signing_does_not_hold_up_the_loop(tmp_path: Path, monkeypatch):
+    """While a signature takes its time, everything else in the process goes on."""
+    Authority.create(tmp_path)
+    started, released = threading.Event(), threading.Event()
+    issue = Authority.issue
+
+    def slow(self, *args, **options):
+        started.set()
+        assert released.wait(30), "nobody else ran meanwhile"
+        return issue(self, *args, **options)
+
+    monkeypatch.setattr(Authority, "issue", slow)
+    signing = asyncio.create_task(signer(tmp_path).issue("demo", "producer", validity_days=1))
+    await wait_until(started.is_set)
+    released.set()
+    assert (await signing).serial
 
 
 async def test_files_that_do_not_belong_together(tmp_path: Path):
