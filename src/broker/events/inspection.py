@@ -70,12 +70,12 @@ async def _meta(redis: Redis, log_name: str, field: str) -> str:
     return text(stored)
 
 
-async def streams(redis: Redis, keys: LogKeys) -> list[Stream]:
-    """Every stream's state now. Raises LogUnavailable."""
-    return [await _stream(redis, stream) for stream in keys.streams]
+async def streams(redis: Redis, keys: LogKeys, *, count_parked: bool = True) -> list[Stream]:
+    """Every stream's state now. Raises LogUnavailable. Counting parked messages looks at every open one."""
+    return [await _stream(redis, stream, count_parked=count_parked) for stream in keys.streams]
 
 
-async def _stream(redis: Redis, keys: StreamKeys) -> Stream:
+async def _stream(redis: Redis, keys: StreamKeys, *, count_parked: bool) -> Stream:
     pipe = redis.pipeline(transaction=False)
     pipe.hmget(keys.meta, ["incarnation", "refused"])
     pipe.execute_command("XINFO", "STREAM", keys.events)
@@ -87,7 +87,11 @@ async def _stream(redis: Redis, keys: StreamKeys) -> Stream:
         if isinstance(reply, Exception):
             raise translate(reply)
     found = _Info({}) if _missing(info) else _Info(_map(info))
-    extra = await _partition(redis, keys) if isinstance(keys, PartitionKeys) else {}
+    extra: dict[str, int] = {}
+    if isinstance(keys, PartitionKeys):
+        extra = await _partition(redis, keys)
+        if count_parked:
+            extra["parked"] = await parked(redis, keys)
     return Stream(
         stream=keys.stream,
         incarnation=_optional(meta[0]),
@@ -111,7 +115,7 @@ async def _partition(redis: Redis, keys: PartitionKeys) -> dict[str, int]:
     pipe.zcard(keys.due)
     pipe.hlen(keys.bodies)
     count, due, aside = await call(pipe.execute())
-    return {"open": count, "due": due, "moved_aside": aside, "parked": await parked(redis, keys)}
+    return {"open": count, "due": due, "moved_aside": aside}
 
 
 async def parked(redis: Redis, keys: PartitionKeys) -> int:

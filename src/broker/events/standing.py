@@ -1,4 +1,4 @@
-"""Who projects each stream, and whether the log itself refuses it."""
+"""Who is at work on the log, and whether it is refused; what Redis has room for."""
 
 from __future__ import annotations
 
@@ -37,3 +37,30 @@ async def look(redis: Redis, keys: LogKeys) -> dict[str, Standing]:
             text(owner) if held else None,
         )
     return found
+
+
+class Memory(msgspec.Struct, frozen=True):
+    """Bytes in use, and at most; 0 for no bound."""
+
+    used: int
+    most: int
+
+
+async def memory(redis: Redis) -> Memory:
+    """What Redis holds now. Raises LogUnavailable."""
+    info = await call(redis.info("memory"))
+    return Memory(int(info["used_memory"]), int(info.get("maxmemory") or 0))
+
+
+async def workers(redis: Redis, keys: LogKeys) -> int:
+    """How many delivery workers say that they are alive. Raises LogUnavailable."""
+    pipeline = redis.pipeline(transaction=False)
+    pipeline.time()
+    for partition in keys.partitions:
+        pipeline.hgetall(partition.workers)
+    (seconds, micros), *found = await call(pipeline.execute())
+    now = seconds * 1000 + micros // 1000
+    alive = {
+        consumer for told in found for consumer, until in told.items() if int(until.partition(b"|")[0]) > now
+    }
+    return len(alive)

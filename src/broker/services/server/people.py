@@ -9,12 +9,12 @@ from broker.events.connection import Redis
 from broker.events.keyring import Keyring
 from broker.events.keys import LogKeys
 from broker.events.log_identity import LogIdentity
+from broker.projections.visibility import ReadModels
 from broker.services.server import oidc
 from broker.services.server.bearer import Bearer
 from broker.services.server.portal import Portal
 from broker.services.server.token_keys import TokenKeys
 from broker.services.server.tokens import Tokens
-from broker.services.server.visibility import ReadModels
 from broker.settings import Settings
 
 

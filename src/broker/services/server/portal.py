@@ -12,10 +12,11 @@ from broker.events.accounts import Accounts
 from broker.events.login_throttle import Throttled
 from broker.events.sessions import Session, SessionEnded
 from broker.events.sign_in import SignInRefused
-from broker.services.server import bearer, exchange, portal_wire, visibility
+from broker.projections import visibility
+from broker.projections.visibility import ReadModels
+from broker.services.server import bearer, exchange, portal_wire
 from broker.services.server.bearer import Bearer
 from broker.services.server.tokens import LIFETIME, Tokens
-from broker.services.server.visibility import ReadModels
 from broker.web import body, peer
 from broker.web.problems import Problem
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from broker import lifecycle
+from broker.domain.authority import Authority
 from broker.domain.retry import RetryPolicy
 from broker.events.acceptance import Acceptance
 from broker.events.appender import Appender
@@ -21,16 +22,16 @@ from broker.events.registration import Registration
 from broker.events.sealing import Sealer
 from broker.events.trust import Trust
 from broker.projections.queries import Queries
+from broker.projections.visibility import ReadModels
 from broker.services.server import app
 from broker.services.server.admin.certificates_expiry import ExpiryWatch
 from broker.services.server.admin.parts import Parts
 from broker.services.server.admin.routes import routes as admin_routes
-from broker.services.server.authority import Authority
+from broker.services.server.audit.routes import routes as audit_routes
 from broker.services.server.health import Checks
 from broker.services.server.outcomes import Outcomes
 from broker.services.server.people import People
 from broker.services.server.reading.routes import routes as reading_routes
-from broker.services.server.visibility import ReadModels
 from broker.settings import Settings
 from broker.web import tls
 from broker.web.rate_limit import RateLimits
@@ -103,6 +104,9 @@ class ServerRole:
                 database=database,
             )
         )
+        audit = audit_routes(
+            self._people.admitted, settings, redis=redis, keys=keys, identity=identity, keyring=keyring
+        )
         self._expiry = ExpiryWatch(
             trust, Notices(redis, keys.control), days=settings.certificate_warning_days
         )
@@ -114,7 +118,7 @@ class ServerRole:
             Outcomes(redis, keys, identity, policy),
             Checks(probe, database, certificate_ends_ms=certificate_ends_ms),
             partitions=len(keys.partitions),
-            people=[*self._people.routes(), *reads, *administration],
+            people=[*self._people.routes(), *reads, *administration, *audit],
             limits=RateLimits(address=self._limiting.address, exempt=app.unlimited),
             metrics_public=settings.metrics_public,
         )

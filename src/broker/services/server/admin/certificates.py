@@ -16,13 +16,10 @@ from starlette.routing import Route
 from broker import clock
 from broker.domain import certificates
 from broker.domain.certificates import CertificateEntry
-from broker.domain.certificates import Issued as Signed
-from broker.errors import NotFound, ValidationError
-from broker.events.certificate_commands import PRODUCER, CertificateCommands
-from broker.events.client_commands import ClientCommands
-from broker.projections import holders
+from broker.events.issuing import HOUR_MS, Asked, Done, Issuing
+from broker.projections import holders, visibility
 from broker.projections.holders import Certificate
-from broker.services.server import exchange, visibility
+from broker.services.server import exchange
 from broker.services.server.admin import certificates_wire as wire
 from broker.services.server.admin import paging
 from broker.services.server.admin.parts import Parts, by
@@ -33,7 +30,6 @@ PATH: Final = "/admin/certificates"
 STATUSES: Final = ("all", "active", "expiring", "superseded", "expired", "revoked")
 ROLES: Final = ("all", *sorted(certificates.ROLES))
 FILTERS: Final = ("status", "client_id", "role", *paging.PARAMETERS)
-HOUR_MS: Final = 3_600_000
 
 _generate = body.Reader(wire.Generate)
 _renew = body.Reader(wire.Renew)
@@ -45,9 +41,7 @@ class Certificates:
 
     def __init__(self, parts: Parts) -> None:
         self._admins = parts.admins
-        self._authority = parts.authority
-        self._commands = CertificateCommands(parts.registry)
-        self._clients = ClientCommands(parts.registry, parts.keyring)
+        self._issuing = Issuing(parts.registry, parts.keyring, parts.authority)
         self._database = parts.database
         self._models = parts.models
         self._trust = parts.trust
@@ -66,70 +60,33 @@ class Certificates:
         """A certificate for somebody who has none that is active."""
         caller = await self._admins(request.scope)
         given = await exchange.read(request, _generate)
-        if given.role != PRODUCER and given.domain is not None:
-            raise ValidationError("domain", f"is a client's; a {given.role} has none")
-        signed = await self._authority.issue(
-            given.client_name,
-            given.role,
-            validity_days=given.validity_days,
-            csr_pem=given.csr_pem,
-            dns=given.dns,
-            ips=given.ips,
+        done = await self._issuing.issue(
+            given.client_name, given.role, _asked(given), domain=given.domain, **by(caller)
         )
-        entry = signed.entry(given.client_name, given.role, issued_at_ms=clock.now_ms())
-        if given.role == PRODUCER:
-            admitted = await self._clients.admit_client(entry, given.domain, **by(caller))
-            registered, positions = admitted.value, admitted.positions
-        else:
-            done = await self._commands.record_certificate(entry, **by(caller))
-            registered, positions = False, done.positions
-        visible = await visibility.wait(self._database, positions, "clients")
-        return await self._issued(signed, entry, registered=registered, visible=visible)
+        return await self._issued(done)
 
     async def renew(self, request: Request) -> Response:
         """A certificate in place of the current one, with an overlap."""
         caller = await self._admins(request.scope)
         given = await exchange.read(request, _renew)
-        certificates.check_name(given.client_name)
-        replaced = _current(await self._commands.of(given.client_name), given)
-        signed = await self._authority.issue(
+        done = await self._issuing.renew(
             given.client_name,
-            replaced.role,
-            validity_days=given.validity_days,
-            csr_pem=given.csr_pem,
-            dns=given.dns,
-            ips=given.ips,
+            _asked(given),
+            overlap_ms=given.overlap_hours * HOUR_MS,
+            fingerprint=given.fingerprint,
+            **by(caller),
         )
-        entry = signed.entry(given.client_name, replaced.role, issued_at_ms=clock.now_ms())
-        overlap = given.overlap_hours * HOUR_MS
-        done = await self._commands.renew_certificate(
-            entry, replaces=replaced.fingerprint, overlap_ms=overlap, **by(caller)
-        )
-        visible = await visibility.wait(self._database, done.positions, "clients")
-        return await self._issued(
-            signed,
-            entry,
-            replaces=replaced.fingerprint,
-            overlap_until=_time(done.value.revoked_at_ms),
-            visible=visible,
-        )
+        return await self._issued(done)
 
     async def revoke(self, request: Request) -> Response:
         """Refuse one certificate from now on, or all of a name's; again changes nothing."""
         caller = await self._admins(request.scope)
         given = await exchange.read(request, _revoke)
-        selectors = (given.client_name, given.serial, given.fingerprint)
-        if sum(value is not None for value in selectors) != 1:
-            raise ValidationError(
-                "client_name", "or serial or fingerprint must be given, exactly one of them"
-            )
-        done = await self._commands.revoke_certificate(
-            reason=certificates.check_reason(given.reason),
-            client_id=given.client_name,
-            serial=None if given.serial is None else certificates.check_hex(given.serial, "serial"),
-            fingerprint=None
-            if given.fingerprint is None
-            else certificates.check_hex(given.fingerprint, "fingerprint"),
+        done = await self._issuing.revoke(
+            given.reason,
+            name=given.client_name,
+            serial=given.serial,
+            fingerprint=given.fingerprint,
             **by(caller),
         )
         visible = await visibility.wait(self._database, done.positions, "clients")
@@ -156,42 +113,27 @@ class Certificates:
         shown = [_shown(each, now) for each in found]
         return exchange.answer(wire.Certificates(certificates=shown, **paging.told(page)))
 
-    async def _issued(
-        self,
-        signed: Signed,
-        entry: CertificateEntry,
-        *,
-        visible: bool,
-        registered: bool = False,
-        replaces: str | None = None,
-        overlap_until: str | None = None,
-    ) -> Response:
+    async def _issued(self, done: Done) -> Response:
+        signed = done.signed
         answer = wire.Issued(
-            client_id=entry.client_id,
-            role=msgspec.convert(entry.role, wire.Role),
+            client_id=done.entry.client_id,
+            role=msgspec.convert(done.entry.role, wire.Role),
             serial=signed.serial,
             fingerprint=signed.fingerprint,
             certificate_pem=signed.certificate_pem,
             private_key_pem=signed.private_key_pem,
-            ca_pem=await self._authority.certificate_pem(),
+            ca_pem=await self._issuing.authority_pem(),
             expires_at=clock.iso(signed.not_after_ms),
-            registered=registered,
-            replaces=replaces,
-            overlap_until=overlap_until,
-            visible=visible,
+            registered=done.registered,
+            replaces=done.replaces,
+            overlap_until=_time(done.overlap_until_ms),
+            visible=await visibility.wait(self._database, done.positions, "clients"),
         )
         return exchange.answer(answer, 201)
 
 
-def _current(held: list[CertificateEntry], given: wire.Renew) -> CertificateEntry:
-    """The certificate to replace. Raises NotFound, and ValidationError where it is not clear which."""
-    wanted = None if given.fingerprint is None else certificates.check_hex(given.fingerprint, "fingerprint")
-    active = [each for each in held if each.status == "active" and wanted in {None, each.fingerprint}]
-    if not active:
-        raise NotFound(f"{given.client_name} has no such certificate to renew.")
-    if len(active) > 1:
-        raise ValidationError("fingerprint", f"is needed: {given.client_name} has several certificates")
-    return active[0]
+def _asked(given: wire.Generate | wire.Renew) -> Asked:
+    return Asked(validity_days=given.validity_days, csr_pem=given.csr_pem, dns=given.dns, ips=given.ips)
 
 
 def _revoked(entry: CertificateEntry) -> wire.RevokedOne:

@@ -14,9 +14,9 @@ from broker import clock
 from broker.domain import clients, submission
 from broker.errors import NotFound, ValidationError
 from broker.events.client_commands import ClientCommands
-from broker.projections import holders
+from broker.projections import holders, visibility
 from broker.projections.holders import Client
-from broker.services.server import exchange, visibility
+from broker.services.server import exchange
 from broker.services.server.admin import clients_wire, paging
 from broker.services.server.admin.parts import Parts, by
 from broker.web import body

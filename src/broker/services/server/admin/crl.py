@@ -14,10 +14,10 @@ from starlette.routing import Route
 
 from broker import clock
 from broker.domain import certificates
+from broker.domain.authority import Authority
 from broker.domain.certificates import CertificateEntry
 from broker.errors import AuthorityUnavailable
 from broker.events.trust import Trust
-from broker.services.server.authority import Authority
 from broker.web import body
 
 PEM: Final = "application/x-pem-file"

@@ -11,7 +11,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from broker.events.key_rotation import KeyRotation
-from broker.services.server import exchange, visibility
+from broker.projections import visibility
+from broker.services.server import exchange
 from broker.services.server.admin.clients import PATH, client_id_of
 from broker.services.server.admin.parts import Parts, by
 from broker.web.openapi import Operation, path_parameter

@@ -16,8 +16,7 @@ from broker.projections.showing import Showing, place
 from broker.services.server import exchange
 from broker.services.server.admin import resend_wire as wire
 from broker.services.server.admin.parts import Parts
-from broker.services.server.admin.resend import FILTERS, Bulk, asked
-from broker.services.server.admin.resend_hand import Hand
+from broker.services.server.admin.resend import FILTERS, Bulk, asked, hand
 from broker.services.server.reading.messages import PER_PAGE
 from broker.web import body
 from broker.web.parameters import Query
@@ -33,7 +32,7 @@ class Parked:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._hand = Hand(parts)
+        self._hand = hand(parts)
         self._bulk = Bulk(parts)
         self._showing = Showing(parts.sealer, parts.trust)
 

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from broker import telemetry
+from broker.domain.authority import Authority
 from broker.events.access import AccessLog
 from broker.events.connection import Redis
 from broker.events.control import Registry
@@ -16,10 +17,9 @@ from broker.events.log_identity import LogIdentity
 from broker.events.sealing import Sealer
 from broker.events.trust import Trust
 from broker.projections.queries import Queries
-from broker.services.server.authority import Authority
+from broker.projections.visibility import ReadModels
 from broker.services.server.bearer import Bearer, Caller
 from broker.services.server.reading.models import Models
-from broker.services.server.visibility import ReadModels
 from broker.settings import Settings
 
 

@@ -14,13 +14,13 @@ from broker import clock, telemetry
 from broker.domain import ids
 from broker.errors import ValidationError
 from broker.events.reopening import Asked
-from broker.projections import listing
+from broker.projections import listing, visibility
+from broker.projections.by_hand import Done, Hand, Left, Result
 from broker.projections.listing import Cursor, Filter
 from broker.projections.showing import Showing
-from broker.services.server import exchange, visibility
+from broker.services.server import exchange
 from broker.services.server.admin import resend_wire as wire
 from broker.services.server.admin.parts import Parts
-from broker.services.server.admin.resend_hand import Done, Hand, Left, Result
 from broker.services.server.bearer import Caller
 from broker.web import body, problems
 from broker.web.parameters import Query
@@ -37,7 +37,7 @@ class Resend:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._hand = Hand(parts)
+        self._hand = hand(parts)
         self._bulk = Bulk(parts)
 
     def routes(self) -> list[Route]:
@@ -89,6 +89,11 @@ class Resend:
 def asked(caller: Caller) -> Asked:
     """Who asks, now, in the conversation of this request."""
     return Asked(caller.actor, clock.now_ms(), telemetry.correlation.get())
+
+
+def hand(parts: Parts) -> Hand:
+    """What does it to messages."""
+    return Hand(parts.redis, parts.keys, parts.identity, parts.trust, lambda: parts.models.store)
 
 
 class Bulk:

@@ -15,9 +15,9 @@ from broker.domain.users import ROLES, UserEntry
 from broker.errors import NotFound
 from broker.events.control import Committed
 from broker.events.user_commands import UserCommands
-from broker.projections import people
+from broker.projections import people, visibility
 from broker.projections.people import Filter, Person
-from broker.services.server import exchange, visibility
+from broker.services.server import exchange
 from broker.services.server.admin import paging, users_wire
 from broker.services.server.admin.parts import Parts, by
 from broker.web import body

@@ -11,18 +11,30 @@ import msgspec
 from broker.domain import ids
 from broker.errors import BrokerError, Conflict, KeyErased, LogUnavailable, NotFound
 from broker.events import open_messages
+from broker.events.connection import Redis
+from broker.events.keys import LogKeys
+from broker.events.log_identity import LogIdentity
 from broker.events.open_messages import FinishedMessage, OpenMessage
 from broker.events.positions import Position
 from broker.events.reopening import Asked, Reopening
+from broker.events.trust import Trust
 from broker.events.types import ResendRequested
 from broker.projections import mending
 from broker.projections.mending import Held
-from broker.services.server.admin.parts import Parts
-from broker.web.problems import Problem
+from broker.projections.store import Store
 
 AT_ONCE: Final = 50
 
 Known = OpenMessage | FinishedMessage | None
+
+
+class Interrupted(LogUnavailable):
+    """The log was lost on the way."""
+
+    @property
+    def message(self) -> str:
+        """How far it came."""
+        return self.detail
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -46,15 +58,19 @@ Result = Done | Left
 
 
 class Hand:
-    """Each method takes messages and says of each what came of it, in order.
+    """Each method takes messages and says of each what came of it, in order. `store` may raise.
 
-    All raise Problem `log_unavailable` when the log is lost on the way (it is safe to repeat them), and
-    StoreUnavailable.
+    All raise Interrupted when the log is lost on the way (it is safe to repeat them), and StoreUnavailable.
     """
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-        self._reopening = Reopening(parts.redis, parts.keys, parts.identity)
+    def __init__(
+        self, redis: Redis, keys: LogKeys, identity: LogIdentity, trust: Trust, store: Callable[[], Store]
+    ) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._trust = trust
+        self._store = store
+        self._reopening = Reopening(redis, keys, identity)
 
     async def resend(
         self, message_ids: Sequence[bytes], asked: Asked, *, reason: str | None, even_delivered: bool
@@ -62,7 +78,7 @@ class Hand:
         """Open the next cycle of messages that ended; parked ones are given back to the workers."""
         known = await self._known(message_ids)
         ended = [ids.text(each) for each in message_ids if not isinstance(known[each], OpenMessage)]
-        rows = await mending.held(self._parts.models.store, ended) if ended else {}
+        rows = await mending.held(self._store(), ended) if ended else {}
 
         async def one(message_id: bytes) -> Done:
             now = known[message_id]
@@ -90,8 +106,7 @@ class Hand:
         return await _each(message_ids, one)
 
     async def _known(self, message_ids: Sequence[bytes]) -> Mapping[bytes, Known]:
-        parts = self._parts
-        found = await open_messages.look_up(parts.redis, parts.keys, list(message_ids))
+        found = await open_messages.look_up(self._redis, self._keys, list(message_ids))
         return dict(zip(message_ids, found, strict=True))
 
     async def _unpark(self, parked: OpenMessage, asked: Asked) -> Done:
@@ -118,7 +133,7 @@ class Hand:
             raise Conflict("The tables do not show yet how the last cycle of this message ended.")
         if outcome == "delivered" and not even_delivered:
             raise Conflict("This message was delivered; `even_delivered` delivers it again.")
-        client = self._parts.trust.client(row.client_id)
+        client = self._trust.client(row.client_id)
         if client is None or client.status == "erased":
             raise KeyErased
         event = ResendRequested(row.client_id, cycle + 1, row.sealed, reason)
@@ -148,8 +163,7 @@ async def _each(message_ids: Sequence[bytes], work: Callable[[bytes], Awaitable[
         found += await asyncio.gather(*map(one, message_ids[first : first + AT_ONCE]))
         if any(isinstance(each, Left) and isinstance(each.error, LogUnavailable) for each in found):
             done = sum(isinstance(each, Done) for each in found)
-            raise Problem(
-                "log_unavailable",
+            raise Interrupted(
                 f"The log was lost after {done} of {len(message_ids)} messages; others may have been changed "
                 "too. Repeat it: what was done is not done twice.",
             )

@@ -1,4 +1,4 @@
-"""The certificate authority as the server needs it. Services never import each other; the wiring gives it."""
+"""The certificate authority as services need it. They never import each other; the wiring gives it."""
 
 from __future__ import annotations
 

@@ -11,14 +11,15 @@ from broker.errors import StoreUnavailable
 from broker.events import positions as places
 from broker.events.positions import CONTROL, Position
 from broker.events.trust import Trust
-from broker.services.server.health import Database
 
 WITHIN: Final = 1.0
 """Seconds that an answer waits for its read model."""
 
 
-class ReadModels(Database, Protocol):
-    """The read models' database."""
+class ReadModels(Protocol):
+    """The read models' database; both raise StoreUnavailable."""
+
+    async def ping(self) -> None: ...
 
     async def wait_passed(
         self, position: Position, projection: str = "messages", *, within: float = 1.0
