@@ -1,0 +1,21 @@
+#!/bin/sh
+# Takes the program and its units away. Settings, keys, certificates and data stay; --purge removes them too.
+set -eu
+[ "$(id -u)" = 0 ] || { echo 'uninstall.sh: run this as root' >&2; exit 1; }
+purge=no
+case ${1:-} in
+    '') ;;
+    --purge) purge=yes ;;
+    *) echo "uninstall.sh: unknown option $1 (--purge)" >&2; exit 1 ;;
+esac
+systemctl disable --now broker.target 'broker-*.service' 2>/dev/null || :
+rm -f /usr/lib/systemd/system/broker.target /usr/lib/systemd/system/broker-*.service
+rm -rf /usr/lib/systemd/system/broker-.service.d /opt/broker
+rm -f /usr/local/bin/broker /usr/lib/sysusers.d/broker.conf /usr/lib/tmpfiles.d/broker.conf
+systemctl daemon-reload
+if [ "$purge" = yes ]; then
+    rm -rf /etc/broker /var/lib/broker
+    userdel broker 2>/dev/null || :
+else
+    echo 'kept: /etc/broker and /var/lib/broker (keys, certificates, archive)'
+fi
