@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
 from broker import clock
 from broker.domain import ids
@@ -70,6 +71,11 @@ async def refused(call) -> Answered:
         return answer if answer.status == 429 else None
 
     return await wait_until(once)
+
+
+def refusals(kind: str) -> float:
+    """How often this process has refused a request for the limit of this kind."""
+    return REGISTRY.get_sample_value("broker_rate_limited_total", {"limit": kind}) or 0.0
 
 
 async def test_two_gateway_processes_keep_one_limit(own_valkey, tmp_path):
@@ -147,7 +153,7 @@ async def test_of_an_address(world):
     async with world.gateway(settings=limited(world.settings, address=5.0)) as gateway:
         nobody = Caller(gateway.port, world.pki.client_context())
         demo = Caller(gateway.port, world.contexts["demo"])
-        first = await demo.submit()
+        first, before = await demo.submit(), refusals("address")
         assert (first.status, shown(first)) == (202, (5, 4, 1))
         unknown = await nobody.get("/api/v1/messages/x")
         assert (unknown.status, shown(unknown)[0]) == (401, 5)
@@ -162,6 +168,7 @@ async def test_of_an_address(world):
             assert int(answer.headers["retry-after"]) >= 1
             assert shown(answer)[:2] == (5, 0)
             assert "address" in answer.json["detail"]
+            assert refusals("address") > before
             assert answer.json["correlation_id"] == answer.headers["x-correlation-id"]
         for _ in range(10):
             health = await nobody.get("/api/v1/health")

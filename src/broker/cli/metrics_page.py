@@ -16,7 +16,11 @@ This page is written by `python -m broker.cli.reference`.
 """
 
 GROUPS: Final = (
-    ("Requests", ("broker_http_", "broker_tls_", "broker_certificates_"), "gateway and server"),
+    (
+        "Requests",
+        ("broker_http_", "broker_tls_", "broker_certificates_", "broker_rate_"),
+        "gateway and server",
+    ),
     ("The log", ("broker_log_",), "gateway, server and worker"),
     ("Delivery", ("broker_delivery_",), "worker"),
     ("Read models", ("broker_projection_",), "projector"),
@@ -61,7 +65,7 @@ def _declare() -> None:
     from broker.services.delivery import metrics as delivery
     from broker.services.projector import metrics as projector
     from broker.services.server.admin.certificates_expiry import gauge as expiring
-    from broker.web import metrics
+    from broker.web import metrics, rate_limit
 
     async def nothing(*_: object) -> None:
         return None
@@ -69,6 +73,7 @@ def _declare() -> None:
     metrics.RequestMetrics(nothing, "gateway")
     metrics.refused("bad_request")
     metrics.handshake_failed("closed")
+    rate_limit.refused("address")
     for name, meaning in METRICS.items():
         metrics.gauge(name, meaning, mode="livemax")
     delivery.declare(["inbox"], ["0"])

@@ -9,7 +9,7 @@ from typing import Protocol
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from broker.errors import BrokerError
-from broker.web import peer, problems
+from broker.web import metrics, peer, problems
 from broker.web.problems import Problem
 
 _NOTED = "rate_limits"
@@ -27,6 +27,9 @@ class Rate(Protocol):
 
 class Limit(Protocol):
     """A limit on everybody who comes; `admit` raises an error with `retry_after` seconds."""
+
+    @property
+    def kind(self) -> str: ...
 
     @property
     def rate(self) -> Rate: ...
@@ -70,6 +73,12 @@ class RateLimits:
             self._certificate.charge(fingerprint, messages)
 
 
+def refused(kind: str) -> None:
+    """Count a request that the limit of this kind refused."""
+    text = "Requests refused by the limit of certificates or of addresses."
+    metrics.counter("broker_rate_limited_total", text, ("limit",)).labels(kind).inc()
+
+
 class _Told:
     """What is left of one limit for who sent this request."""
 
@@ -107,6 +116,7 @@ async def _admit(limit: Limit, who: str, scope: Scope, what: str) -> None:
         if wait is None:
             raise
         told.refused = True
+        refused(limit.kind)
         raise Problem(
             "rate_limit_exceeded", f"At most {limit.rate.per_second:g} {what} a second.", retry_after=wait
         ) from None
