@@ -225,7 +225,12 @@ async def test_what_ends_soon_is_told_once_a_day_by_one(world, monkeypatch):
     monkeypatch.setattr(certificates_expiry, "clock", fake)
     async with world.parts() as one, world.parts() as two:
         watches = [
-            ExpiryWatch(parts["trust"], Notices(parts["redis"], world.keys.control), days=30)
+            ExpiryWatch(
+                parts["trust"],
+                Signer(world.pki.directory, world.pki.directory / "ca.key"),
+                Notices(parts["redis"], world.keys.control),
+                days=30,
+            )
             for parts in (one, two)
         ]
         with capture_logs() as logs:
@@ -251,3 +256,15 @@ async def test_a_running_server_looks_by_itself(world):
         async with world.server(settings=settings):
             await wait_until(lambda: len(told(logs)) == 5)
     assert sorted(told(logs)) == ["demo", "gateway", "internal", "server", "worker"]
+
+
+async def test_the_end_of_the_authority_itself_is_told(world, tmp_path):
+    """With its key or without: every certificate ends with it."""
+    (tmp_path / "ca.crt").write_bytes(world.pki.ca.read_bytes())
+    async with world.parts() as parts:
+        notices = Notices(parts["redis"], world.keys.control)
+        watch = ExpiryWatch(parts["trust"], Signer(tmp_path, tmp_path / "ca.key"), notices, days=3700)
+        with capture_logs() as logs:
+            await watch.look()
+    assert "authority" in told(logs)
+    assert 'broker_certificates_expiring{role="authority"} 1.0' in metrics.exposition().decode()

@@ -9,7 +9,9 @@ from broker.domain.certificates import CertificateEntry, Crl, Issued
 
 
 class Authority(Protocol):
-    """Signs. Every call raises AuthorityUnavailable where the key is not at hand."""
+    """Signs. Every call but `own` raises AuthorityUnavailable where the key is not at hand."""
+
+    async def own(self) -> CertificateEntry: ...
 
     async def certificate_pem(self) -> str: ...
 

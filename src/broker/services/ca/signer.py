@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from broker import telemetry
 from broker.domain.certificates import CertificateEntry, Crl, Issued
 from broker.errors import AuthorityUnavailable, BrokerError
-from broker.services.ca.authority import CERTIFICATE_FILE, Authority
+from broker.services.ca.authority import CERTIFICATE_FILE, Authority, read_certificate
 
 T = TypeVar("T")
+OWN_ROLE: Final = "authority"
 
 log = telemetry.get_logger(__name__)
 
@@ -20,8 +21,8 @@ log = telemetry.get_logger(__name__)
 class Signer:
     """Signs with the key in `key_file`; `directory` holds the authority's certificate.
 
-    Every call raises AuthorityUnavailable while there is no key or it does not open. The files are tried
-    again when they have changed: opening a sealed key is slow on purpose, and strangers ask for lists.
+    Every call but `own` raises AuthorityUnavailable while there is no key or it does not open. The files are
+    tried again when they have changed: opening a sealed key is slow on purpose, and strangers ask for lists.
     """
 
     def __init__(self, directory: Path, key_file: Path, passphrase: str | None = None) -> None:
@@ -31,6 +32,17 @@ class Signer:
         self._opening = asyncio.Lock()
         self._authority: Authority | None = None
         self._failed: tuple[object, ...] | None = None
+
+    async def own(self) -> CertificateEntry:
+        """The authority's certificate as if it were an entry of the registry, of the role `authority`.
+
+        Raises AuthorityUnavailable when its file cannot be read.
+        """
+        try:
+            found = await asyncio.to_thread(read_certificate, self._directory / CERTIFICATE_FILE)
+        except (BrokerError, OSError) as error:
+            raise AuthorityUnavailable(str(error)) from error
+        return found.entry(OWN_ROLE, OWN_ROLE, issued_at_ms=found.not_before_ms)
 
     async def certificate_pem(self) -> str:
         """The authority's certificate."""

@@ -108,7 +108,7 @@ class ServerRole:
             self._people.admitted, settings, redis=redis, keys=keys, identity=identity, keyring=keyring
         )
         self._expiry = ExpiryWatch(
-            trust, Notices(redis, keys.control), days=settings.certificate_warning_days
+            trust, authority, Notices(redis, keys.control), days=settings.certificate_warning_days
         )
         self._limiting = Limiting(settings, redis, keys, identity, sealer)
         probe = Probe(redis, keys, identity, trust, full)

@@ -1,4 +1,4 @@
-"""Certificates that end soon: counted for the metrics, and each told once a day in the log."""
+"""Certificates that end soon, the authority's too: counted for the metrics, told once a day in the log."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from prometheus_client import Gauge
 
 from broker import clock, telemetry
 from broker.domain import certificates
+from broker.domain.authority import Authority
 from broker.domain.certificates import ROLES, CertificateEntry
-from broker.errors import LogUnavailable
+from broker.errors import AuthorityUnavailable, LogUnavailable
 from broker.events.notices import Notices
 from broker.events.trust import Trust
 from broker.web import metrics
@@ -36,8 +37,9 @@ def gauge() -> Gauge:
 class ExpiryWatch:
     """Looks every minute. Of several servers one tells; a renewed certificate is nobody's worry any more."""
 
-    def __init__(self, trust: Trust, notices: Notices, *, days: int) -> None:
+    def __init__(self, trust: Trust, authority: Authority, notices: Notices, *, days: int) -> None:
         self._trust = trust
+        self._authority = authority
         self._notices = notices
         self._ahead_ms = days * DAY_MS
         self._gauge = gauge()
@@ -55,14 +57,18 @@ class ExpiryWatch:
 
     async def look(self) -> None:
         """Count, and tell what was not told today. Raises LogUnavailable."""
+        known = self._trust.certificates()
+        # Without its file there is no authority whose end could be told.
+        with suppress(AuthorityUnavailable):
+            known.append(await self._authority.own())
         now = clock.now_ms()
         soon = [
             each
-            for each in self._trust.certificates()
+            for each in known
             if certificates.is_active(each, now) and each.not_after_ms <= now + self._ahead_ms
         ]
         counts = Counter(each.role for each in soon)
-        for role in ROLES:
+        for role in (*ROLES, "authority"):
             self._gauge.labels(role).set(counts[role])
         today = clock.iso(now)[:10]
         if today != self._day:
