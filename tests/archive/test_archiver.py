@@ -167,6 +167,37 @@ async def test_a_paused_archiver_s_late_manifest_does_not_count(redis, keys, tmp
     assert await asyncio.to_thread(archive.tidy, archive.last().number) == 2
 
 
+async def test_nothing_late_replaces_what_was_built_on(redis, keys, tmp_path):
+    """⚠ Two writers paused one after the other put their manifests only when a third has gone on: history holds."""
+    stream = keys.partitions[0]
+    archive = archives.stream_archive(tmp_path)
+    await histories.append(redis, stream, histories.happy(4))
+    first, second = [archives.archiver(redis, stream, tmp_path, owner=name) for name in ("one", "two")]
+
+    async def gathered(archiver):
+        """What it would seal now: it owns the stream, has read, and stands still."""
+        archiver._limits = Limits(size=10**9, seconds=3600, poll=0.01)
+        async with archives.running(archiver):
+            await wait_until(lambda: archiver.status.lag_events > 0)
+            content, digest = archiver._segment.pack()
+            return archiver._manifest(len(content), digest), content
+
+    early = await gathered(first)
+    await histories.append(redis, stream, histories.happy(4))
+    late = await gathered(second)
+    assert (early[0].number, late[0].number, early[0].epoch < late[0].epoch) == (1, 1, True)
+    assert early[0].count < late[0].count
+    for put in (archive.put_segment, lambda manifest, _: archive.put_manifest(manifest)):
+        put(*early)
+    at = await histories.append(redis, stream, histories.happy(4))
+    async with archives.running(archives.archiver(redis, stream, tmp_path, owner="three")):
+        await wait_until(lambda: archived_upto(archive, at[-1]))
+    archive.put_segment(*late)
+    archive.put_manifest(late[0])
+    assert archives.same(await archives.entries(archive), await archives.lying(redis, stream))
+    assert {one.epoch for one in archives.manifests(archive)} == {3}
+
+
 class Refusing(LocalStorage):
     """Storage that can be told to refuse writing, or everything."""
 

@@ -13,6 +13,7 @@ from broker.domain.message import Park as ParkDecision
 from broker.errors import LeaseLost, LogRefused, StoreUnavailable
 from broker.events import open_messages, types
 from broker.events.appender import Appender
+from broker.events.archive import reader, trimming
 from broker.events.archive.storage import ArchiveUnavailable
 from broker.events.archive.trimming import Trimmer
 from broker.events.delivery_log import DeliveryLog
@@ -264,6 +265,24 @@ async def test_a_waiting_message_does_not_hold(bench, how):
     assert (await bench.state(waiting)).outcome == "delivered"
 
 
+async def test_bodies_that_are_not_moved_yet_hold(bench, monkeypatch):
+    """⚠ Only so many move at a time: the stream is cut up to the oldest of the others, and further the next time."""
+    monkeypatch.setattr(trimming, "BODIES", 2)
+    waiting = await bench.submit(5)
+    await bench.end(await bench.claim(), Retry(3_600_000))
+    await finished(bench)
+    positions = [(await bench.state(one)).position for one in waiting]
+    for moved in (2, 4):
+        await bench.trim()
+        assert set(await bench.redis.hkeys(bench.stream.bodies)) == set(waiting[:moved])
+        # By its milliseconds: those submitted in the same one stay, too.
+        assert (await bench.ids())[0].ms == positions[moved].ms
+        assert set(positions[moved:]) <= set(await bench.ids())
+    assert bench.status.holder == "open"
+    await bench.trim()
+    assert len(await bench.ids()) == 1
+
+
 async def test_a_due_retry_holds_only_its_own_event(bench):
     """⚠ Once due, the entry that a worker has yet to read stays; the body, submitted long before, does not hold."""
     [waiting] = await bench.submit(1)
@@ -369,3 +388,42 @@ async def test_history_reads_on_across_trimming(bench):
     for after in (start("0"), *(one.position for one in everything)):
         expected = [one for one in everything if one.position > after]
         assert await archives.whole(bench.redis, bench.stream, bench.archiver.archive, after) == expected
+
+
+async def test_what_is_cut_under_a_reader_is_found_in_the_archive(redis, log_name, tmp_path, monkeypatch):
+    """⚠ A reader in the middle of the stream loses what lies before it to the archive, and reads on there."""
+    monkeypatch.setattr(reader, "PAGE", 4)
+    keys, _ = await log.create(redis, log_name)
+    stream = keys.control
+    await histories.append(redis, stream, histories.happy(5))
+    everything = await archives.lying(redis, stream)
+    one = archives.archiver(redis, stream, tmp_path)
+    found: list = []
+    walk = reader.history(one.archive, redis, stream, "inc-control", start("control"))
+    found += await anext(walk)
+    assert found == everything[:4]
+    async with archives.running(one):
+
+        async def cut() -> int:
+            trimmer = Trimmer([one], _nobody, lambda: 0)
+            await trimmer.round()
+            return await redis.xlen(stream.events) == 1
+
+        await wait_until(cut)
+    async for block in walk:
+        found += block
+    assert found == everything
+
+
+async def _nobody():
+    return {}
+
+
+async def test_events_that_are_nowhere_are_a_gap(redis, log_name, tmp_path):
+    """What left the stream and is not in the archive is an error, not a shorter history."""
+    keys, _ = await log.create(redis, log_name)
+    stream = keys.partitions[0]
+    await histories.append(redis, stream, histories.happy(5))
+    await redis.xtrim(stream.events, maxlen=3, approximate=False)
+    with pytest.raises(reader.HistoryGap, match="lost its first 12 events"):
+        await archives.whole(redis, stream, archives.stream_archive(tmp_path))

@@ -21,6 +21,7 @@ from broker.events import positions
 from broker.events.archive.segments import GENESIS, ArchiveDamaged, Manifest, Segment
 from broker.events.archive.storage import ArchiveUnavailable
 from broker.events.archive.store import StreamArchive
+from broker.events.connection import call
 from broker.events.feed import Feed, HistoryTrimmed, Page
 from broker.events.positions import Position
 from broker.events.scripting import Script
@@ -135,13 +136,29 @@ class Archiver:
         sealed = await self._keeping(asyncio.to_thread(self.archive.last))
         if sealed is not None and sealed.epoch >= self.feed.epoch and await self.feed.acquire(sealed.epoch):
             raise LeaseLost(f"The archive lease of stream {self.feed.stream} was taken.")
-        self._start(sealed)
         if sealed is not None:
+            sealed = await self._adopted(sealed)
             await self._keeping(asyncio.to_thread(self.archive.tidy, sealed.number))
+        self._start(sealed)
         await self._recorded(sealed)
         while not stop.is_set():
             if not await self._step(stop):
                 await sleep_or_stop(min(self._limits.poll, self.feed.ttl_ms / 3000), stop)
+
+    async def _adopted(self, sealed: Manifest) -> Manifest:
+        """The newest segment, put once more under our epoch where its writer did not live to record it.
+
+        Otherwise another paused writer, later than that one, could still replace what we build on.
+        """
+        known = await call(self.feed.redis.hmget(self.feed.keys.archive, ["segment", "sha256"]))
+        if known == [str(sealed.number).encode(), sealed.sha256.encode()]:
+            return sealed
+        ours = msgspec.structs.replace(sealed, epoch=self.feed.epoch)
+        content = await self._keeping(asyncio.to_thread(self.archive.content, sealed))
+        await self._keeping(asyncio.to_thread(self.archive.put_segment, ours, content))
+        await self.feed.renew(sealed.end)
+        await self._keeping(asyncio.to_thread(self.archive.put_manifest, ours))
+        return ours
 
     def _start(self, sealed: Manifest | None) -> None:
         """Begin the segment after `sealed`."""
@@ -159,9 +176,8 @@ class Archiver:
     async def _step(self, stop: asyncio.Event) -> bool:
         """Read once, and seal what has grown large or old. False when the stream has nothing more to give."""
         if self._doubted:
-            raise self.archive.damaged(
-                self.status.sealed.number if self.status.sealed else 0, "it is missing"
-            )
+            number = self.status.sealed.number if self.status.sealed else 0
+            raise self.archive.damaged(number, "it is missing")
         page = await self.feed.read(self._at, self._events(), self._durable, self._limits.page)
         self._say(State.OWNER)
         if page.entries:

@@ -2,7 +2,8 @@
 
 A manifest is put last, so a segment without one is none. Names carry the writer's fencing epoch; where two
 writers gave the same number, which takes a paused process, the higher epoch counts: its writer looked here
-after it had got the lease, and by then the other's epoch could no longer make anything trimmed.
+after it had got the lease, and by then the other's epoch could no longer make anything trimmed. What a writer
+did not live to record in Redis is put again by the next owner, so that nothing late can replace it.
 """
 
 from __future__ import annotations
@@ -128,11 +129,16 @@ class StreamArchive:
             yield found
             before, number = found, number + 1
 
-    def read(self, manifest: Manifest) -> Iterator[list[Entry]]:
-        """A segment's events in blocks. Raises ArchiveDamaged."""
+    def content(self, manifest: Manifest) -> bytes:
+        """A segment's file, not looked at. Raises ArchiveDamaged where it is missing."""
         content = self._storage.get(f"{self.base}/{manifest.file}")
         if content is None:
             raise self.damaged(manifest.number, "its content is missing")
+        return content
+
+    def read(self, manifest: Manifest) -> Iterator[list[Entry]]:
+        """A segment's events in blocks. Raises ArchiveDamaged."""
+        content = self.content(manifest)
         try:
             yield from segments.unpack(manifest, content)
         except ArchiveDamaged as error:

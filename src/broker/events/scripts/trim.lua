@@ -71,6 +71,7 @@ local held = left[1]
 if held and held[1] == bound then held = left[2] end
 local overdue = held and math.max(0, wanted - entry_ms(held[1])) or 0
 if overdue == 0 then holder = '' end
-local known = redis.call('HMGET', archive, 'holder', 'bound')
-if cut > 0 or known[1] ~= holder then redis.call('HSET', archive, 'bound', bound, 'holder', holder) end
+if cut > 0 or redis.call('HGET', archive, 'holder') ~= holder then
+  redis.call('HSET', archive, 'bound', bound, 'holder', holder)
+end
 return {cut, bound, holder, overdue, moved}
