@@ -38,7 +38,12 @@ class World:
         self.directory = directory
         self.log_name = log_name
         self.settings = Settings(
-            data_dir=directory, log_name=log_name, gateway_port=0, server_port=0, grace_period=5.0
+            data_dir=directory,
+            certs_dir=directory / "certs",
+            log_name=log_name,
+            gateway_port=0,
+            server_port=0,
+            grace_period=5.0,
         )
         self.contexts: dict[str, object] = {}
         self.service_ends_ms = clock.now_ms() + 300 * 86_400_000

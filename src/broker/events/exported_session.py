@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from broker.errors import ValidationError
-from broker.events import digests, digests_making
+from broker.events import digests, digests_making, exported_walk
 from broker.events.access import AccessLog
 from broker.events.archive import storage
 from broker.events.connection import Redis
@@ -18,6 +18,7 @@ from broker.events.exported_walk import Filter, Walk
 from broker.events.keyring import Keyring
 from broker.events.keys import LogKeys
 from broker.events.log_identity import LogIdentity
+from broker.events.positions import Position
 from broker.events.types import HistoryExported
 from broker.settings import Settings
 
@@ -62,12 +63,14 @@ class Exports:
         actor: str,
         correlation_id: str | None = None,
         digest: int | None = None,
+        after: Position | None = None,
     ) -> Export:
-        """Make a digest to end at, unless one is named, and record the export.
+        """Make a digest to end at, unless one is named, and record the export, which begins after `after`.
 
-        Raises ValidationError for a digest that there is not, LogUnavailable, LogRefused, DigestInvalid,
-        ArchiveDamaged, ArchiveUnavailable, HistoryGap, UnknownEvent.
+        Raises ValidationError for a digest or a stream that there is not, LogUnavailable, LogRefused,
+        DigestInvalid, ArchiveDamaged, ArchiveUnavailable, HistoryGap, UnknownEvent.
         """
+        exported_walk.check_after(self.source, after)
         if digest is None:
             made = await self.digester.make(actor=actor, correlation_id=correlation_id)
             digest = made.number

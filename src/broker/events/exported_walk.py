@@ -27,6 +27,9 @@ from broker.events.positions import Position, start
 SKEW_MS = 24 * 3_600_000
 """By so much the clock that gave an event its time may differ from Redis', which orders the stream."""
 
+TURN = 256
+"""Events made into lines at once: others on the same loop have their turn in between."""
+
 
 class HistoryAltered(BrokerError):
     """The history is not the one that a signed digest vouches for."""
@@ -109,12 +112,11 @@ class Walk:
     async def lines(self, after: Position | None = None) -> AsyncGenerator[list[ProvedLine]]:
         """The export's lines in blocks, those after `after` in the export's own order.
 
-        Raises HistoryAltered, and what the source raises; ValidationError for an `after` that is not there.
+        Raises HistoryAltered, what the source raises, and as `check_after`.
         """
         streams = self._source.streams
+        check_after(self._source, after)
         if after is not None:
-            if after.stream not in streams:
-                raise ValidationError("after", "must be the id of an exported event")
             streams = streams[streams.index(after.stream) :]
         for stream in streams:
             own = after if after is not None and after.stream == stream else start(stream)
@@ -125,22 +127,43 @@ class Walk:
     async def _stream(self, stream: str, after: Position) -> AsyncGenerator[list[ProvedLine]]:
         """The lines of one stream, read in one go from the first digest that concerns it."""
         spans = [span for span in self._spans(stream) if self._concerns(span, after)]
+        choose = None if self.wanted.everything else self._matches
+        async with aclosing(self._read(spans, choose)) as blocks:
+            async for lines in blocks:
+                if fresh := [line for position, line in lines if position > after]:
+                    yield fresh
+
+    async def check(self, digests: int) -> int:
+        """Link the events anew that the last so many digests added; how many. Raises as `lines`."""
+        before = self.seen
+        for stream in self._source.streams:
+            spans = [span for span in self._spans(stream) if span.number > len(self._known) - digests]
+            async with aclosing(self._read(spans, lambda _: False)) as blocks:
+                async for _ in blocks:
+                    pass
+        return self.seen - before
+
+    async def _read(
+        self, spans: list[_Span], choose: Callable[[Stored], bool] | None
+    ) -> AsyncGenerator[_Lines]:
+        """The events of one stream's digests that follow on each other, read in one go."""
         if not spans:
             return
-        choose = None if self.wanted.everything else self._matches
-        first, waiting = spans[0].before, deque(_Covered(span, choose) for span in spans)
-        blocks = linked(self._source, stream, spans[0].first, bytes.fromhex(first.head), upto=spans[-1].last)
+        first, waiting = spans[0], deque(_Covered(span, choose) for span in spans)
+        head = bytes.fromhex(first.before.head)
+        blocks = linked(self._source, first.stream, first.first, head, upto=spans[-1].last)
         async with aclosing(blocks):
             async for block in blocks:
-                rest = block
                 self.seen += len(block)
-                while rest:
-                    lines, rest = waiting[0].take(rest)
-                    if waiting[0].ended:
-                        lines += waiting.popleft().proved()
-                    if fresh := [line for position, line in lines if position > after]:
-                        yield fresh
+                for at in range(0, len(block), TURN):
+                    rest = block[at : at + TURN]
+                    while rest:
+                        lines, rest = waiting[0].take(rest)
+                        if waiting[0].ended:
+                            lines += waiting.popleft().proved()
+                        yield lines
         if waiting:
+            # It cannot be whole, so this says what it lacks.
             waiting[0].proved()
 
     def _spans(self, stream: str) -> list[_Span]:
@@ -249,6 +272,12 @@ class _Covered:
             (one.stored.position, exported.proved(*_of(one), _inclusion(self._span.number, tree, at)))
             for at, one in self._found
         ]
+
+
+def check_after(source: Source, after: Position | None) -> None:
+    """Raises ValidationError for a position of a stream that there is not."""
+    if after is not None and after.stream not in source.streams:
+        raise ValidationError("after", "must be the id of an exported event")
 
 
 def _of(one: Linked) -> tuple[Stored, bytes, bytes]:

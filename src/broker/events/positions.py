@@ -9,6 +9,9 @@ from broker.errors import ValidationError
 CONTROL: Final = "control"
 ACCESS: Final = "access"
 
+DIGITS: Final = 20
+"""Of the numbers of an id, at most: 64 bits."""
+
 
 class Position(NamedTuple):
     """`stream` is a partition's number in decimal, `control` or `access`; `ms-seq` is the stream id."""
@@ -42,6 +45,7 @@ def parse(text: str, field: str = "position") -> Position:
     """The inverse of `str(position)`. Raises ValidationError."""
     stream, _, entry = text.partition(":")
     ms, _, seq = entry.partition("-")
-    if not (stream and ms.isascii() and ms.isdigit() and seq.isascii() and seq.isdigit()):
+    numbers = (each.isascii() and each.isdigit() and len(each) <= DIGITS for each in (ms, seq))
+    if not (stream and all(numbers)):
         raise ValidationError(field, "must be an event id such as 0:1795311781303-0")
     return Position(stream, int(ms), int(seq))

@@ -48,7 +48,17 @@ _OF_CERTIFICATES: Final = frozenset(
 )
 _OF_TOKENS: Final = frozenset({"unauthorized", "forbidden"})
 # Few operations answer these: `Operation.also` names them.
-_RARE: Final = frozenset({"identity_provider_unavailable"})
+_RARE: Final = frozenset(
+    {
+        "identity_provider_unavailable",
+        "archive_unavailable",
+        "archive_damaged",
+        "digest_invalid",
+        "history_altered",
+        "history_gap",
+        "unknown_event",
+    }
+)
 # These end or stop a process of ours; no request is answered with them.
 _UNANSWERED: Final = frozenset({"lease_lost", "unsafe_redis"})
 
@@ -165,10 +175,15 @@ class _Document:
         for status, content in operation.answers.items():
             phrase = f"{HTTPStatus(status).phrase}."
             made = responses[str(status)] = {"description": phrase, "headers": _named("X-Correlation-ID")}
-            if media := [each for each in _each(content) if isinstance(each, Media)]:
-                made["content"] = {each.media_type: {"schema": {"type": each.type}} for each in media}
-            elif content is not None:
-                made["content"] = {JSON: {"schema": self._schema(content)}}
+            media = {
+                each.media_type: {"schema": {"type": each.type}}
+                for each in _each(content)
+                if isinstance(each, Media)
+            }
+            if _types(content):
+                media[JSON] = {"schema": self._schema(content)}
+            if media:
+                made["content"] = media
         for status in sorted(operation.statuses - operation.answers.keys()):
             responses[str(status)] = self._problem(status, operation.codes(status))
         # An unhealthy process is 503 with its health; one that takes nothing more is 503 with a problem.

@@ -7,6 +7,7 @@ from typing import Any
 
 from broker.services.server import docs, oidc, portal_api, wire
 from broker.services.server.admin import api as admin_api
+from broker.services.server.audit import api as audit_api
 from broker.services.server.reading import api as reading_api
 from broker.web import openapi
 from broker.web.openapi import Operation, path_parameter
@@ -29,6 +30,7 @@ OPERATIONS = [
     *oidc.OPERATIONS,
     *reading_api.OPERATIONS,
     *admin_api.OPERATIONS,
+    *audit_api.OPERATIONS,
     Operation(
         method="post",
         path="/internal/messages/register",

@@ -1,0 +1,1 @@
+"""The audit API: exports, digests, proofs and verification."""

@@ -1,0 +1,173 @@
+"""/audit/export, /audit/digests, /audit/proof, /audit/verify: history that proves itself, for auditors."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from broker import telemetry
+from broker.errors import BrokerError, NotFound
+from broker.events import digests, digests_making, exported, exported_file, exported_formats, positions
+from broker.events.digests import DigestInvalid, Signed
+from broker.events.exported_formats import Format
+from broker.events.exported_session import Export, Exports
+from broker.events.exported_walk import Filter, HistoryAltered, Walk
+from broker.events.positions import Position
+from broker.projections import auditing
+from broker.services.server import exchange
+from broker.services.server.audit import wire
+from broker.services.server.bearer import Bearer
+from broker.web.parameters import Query
+
+EXPORT: Final = (
+    "format", "from_date", "to_date", "type", "subject", "actor", "client_id", "digest", "after",
+)  # fmt: skip
+LIMIT: Final = 100
+MAX_LIMIT: Final = 1000
+MAX_NUMBER: Final = 999_999_999
+MAX_CHECKED: Final = 24
+"""Digests whose events one request checks again."""
+_PARTS: Final = {"history_gap", "archive_damaged", HistoryAltered.code, DigestInvalid.code}
+"""Errors that are findings of a verification."""
+
+
+class Audit:
+    """The endpoints. `make` opens what begins exports, when it is first asked for."""
+
+    def __init__(self, bearer: Bearer, make: Callable[[], Exports], public_key: Callable[[], str]) -> None:
+        self._auditors = bearer.only("auditor", "admin")
+        self._make = make
+        self._public_key = public_key
+        self._made: Exports | None = None
+
+    def routes(self) -> list[Route]:
+        """All of them."""
+        return [
+            Route("/audit/export", self.export, methods=["GET"]),
+            Route("/audit/digests", self.digests, methods=["GET"]),
+            Route("/audit/digests", self.sign, methods=["POST"]),
+            Route("/audit/proof", self.proof, methods=["GET"]),
+            Route("/audit/verify", self.verify, methods=["GET"]),
+        ]
+
+    @property
+    def _exports(self) -> Exports:
+        """Raises DigestKeyError, KeyUnavailable."""
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+    async def export(self, request: Request) -> Response:
+        """Events in the form that verifies, streamed; recorded before the first is sent."""
+        caller = await self._auditors(request.scope)
+        query = Query(request, EXPORT)
+        form = query.choice("format", exported_formats.FORMATS, "jsonl")
+        named, after = query.text("digest"), query.text("after")
+        position = None if after is None else positions.parse(after, "after")
+        begun = await self._exports.begin(
+            _filter(query),
+            form,
+            actor=caller.actor,
+            correlation_id=telemetry.correlation.get(),
+            digest=None if named is None else query.number("digest", 1, most=MAX_NUMBER),
+            after=position,
+        )
+        made = exported_formats.named(form)
+        name = f"history-{begun.digest}.{form}"
+        return StreamingResponse(
+            _lines(begun, made, position),
+            media_type=made.media_type,
+            headers={
+                "cache-control": "no-store",
+                "content-disposition": f'attachment; filename="{name}"',
+                "x-export-digest": str(begun.digest),
+            },
+        )
+
+    async def digests(self, request: Request) -> Response:
+        """The signed digests and the key; as JSON lines they are what the verifier takes."""
+        await self._auditors(request.scope)
+        query = Query(request, ("after", "limit", "format"))
+        after = query.number("after", 0, least=0, most=MAX_NUMBER)
+        limit = query.number("limit", LIMIT, most=MAX_LIMIT)
+        signed = await digests_making.recorded(self._exports.source)
+        if query.choice("format", ("json", "jsonl"), "json") == "jsonl":
+            lines = b"".join(exported_file.digest_line(one) + b"\n" for one in signed[after:])
+            return Response(lines, media_type="application/x-ndjson", headers={"cache-control": "no-store"})
+        page = signed[after : after + limit]
+        more = after + limit if after + limit < len(signed) else None
+        return exchange.answer(wire.Digests(self._public_key(), [_shown(one) for one in page], more))
+
+    async def sign(self, request: Request) -> Response:
+        """A digest of everything up to now; the newest where nothing has happened since."""
+        caller = await self._auditors(request.scope)
+        made = await self._exports.digester.make(
+            actor=caller.actor, correlation_id=telemetry.correlation.get()
+        )
+        return exchange.answer(_shown(made), 201)
+
+    async def proof(self, request: Request) -> Response:
+        """One event with the proof that a digest vouches for it."""
+        await self._auditors(request.scope)
+        query = Query(request, ("position",))
+        position = positions.parse(query.text("position") or "", "position")
+        found = await (await self._walk()).proof(position)
+        if found is None:
+            raise NotFound(f"No digest covers an event {position}.")
+        return Response(
+            exported.line(found), media_type="application/json", headers={"cache-control": "no-store"}
+        )
+
+    async def verify(self, request: Request) -> Response:
+        """Every digest checked, and the events of the last of them linked anew."""
+        await self._auditors(request.scope)
+        count = Query(request, ("digests",)).number("digests", 1, most=MAX_CHECKED)
+        source = self._exports.source
+        signed: list[Signed] = []
+        events, problem, until = 0, None, None
+        try:
+            signed = await digests_making.recorded(source)
+            known = digests.chained(signed)
+            until = known[-1].at if known else None
+            events = await Walk(source, known).check(count)
+        except BrokerError as error:
+            if error.code not in _PARTS:
+                raise
+            problem = str(error)
+        return exchange.answer(wire.Verified(problem is None, len(signed), events, until, problem))
+
+    async def _walk(self) -> Walk:
+        signed = await digests_making.recorded(self._exports.source)
+        return Walk(self._exports.source, digests.chained(signed))
+
+
+def _filter(query: Query) -> Filter:
+    names = query.text("type")
+    return Filter(
+        since=query.since("from_date"),
+        until=query.until("to_date"),
+        types=() if names is None else auditing.known_types(names.split(",")),
+        subject=query.text("subject"),
+        actor=query.text("actor"),
+        client_id=query.client(),
+    )
+
+
+def _shown(signed: Signed) -> wire.SignedDigest:
+    position = None if signed.position is None else str(signed.position)
+    return wire.SignedDigest(signed.number, signed.body, signed.signature.hex(), position)
+
+
+async def _lines(begun: Export, made: Format, after: Position | None) -> AsyncIterator[bytes]:
+    if after is None:
+        yield made.head()
+    async with aclosing(begun.walk.lines(after)) as blocks:
+        async for block in blocks:
+            yield made.encode(block)
+            await asyncio.sleep(0)
