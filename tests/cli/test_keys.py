@@ -198,3 +198,12 @@ def test_wrong_use(system: System, args, code, text) -> None:
     done = keys(system, *args)
     assert (done.returncode, "Traceback" in done.stderr) == (code, False)
     assert text in done.stderr
+
+
+def test_without_a_system(tmp_path) -> None:
+    """Nothing runs: what to run, and nothing is made or changed."""
+    for args in (("list",), ("rotate", "--signing"), ("remove", "m-1", "--yes")):
+        done = System(tmp_path).run("keys", *args)
+        assert done.returncode == 1
+        assert "is `broker up` running?" in done.stderr
+    assert not list(tmp_path.rglob("token-keys"))
