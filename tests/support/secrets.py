@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import sys
 import urllib.parse
 from collections.abc import Iterator
 
@@ -16,6 +17,11 @@ from broker.events.sealing import ClientKeys
 from broker.services.ca.authority import Authority
 from broker.services.server.token_keys import TokenKeys
 from support.system import System
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 Place = tuple[str, bytes]
 _ZEROS = re.compile(rb"\x00{64,}")
@@ -53,11 +59,12 @@ def seen(secrets: dict[str, bytes], places: Iterator[Place]) -> list[str]:
 
 
 def files(system: System) -> Iterator[Place]:
-    """Every file of the installation: logs, Redis' and MySQL's, state, keys, certificates; not their owners' copies."""
+    """Every file of the installation: logs, Redis' and MySQL's, archive, keys, certificates; not their owners' copies."""
     for path in sorted(system.data.rglob("*")):
         name = str(path.relative_to(system.data))
         if path.is_file() and not OWNERS.search(name):
-            yield name, path.read_bytes()
+            content = path.read_bytes()
+            yield name, zstd.decompress(content) if path.suffix == ".zst" else content
 
 
 def tables(system: System) -> Iterator[Place]:

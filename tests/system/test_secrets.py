@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import json
 import urllib.parse
 from collections.abc import AsyncIterator, Iterator
@@ -70,6 +71,7 @@ def system(tmp_path_factory, pki) -> Iterator[System]:
         "webhook_allow_private": "true",
         "webhook_ca_file": pki.ca,
         "retry_interval": "0.5",
+        "archive_segment_seconds": "1",
         "log_level": "debug",
     }
     with systems.running(tmp_path_factory.mktemp("marked"), **settings) as running:
@@ -193,7 +195,8 @@ async def shown(system: System, header: dict[str, str], message_id: str) -> list
     commands = [
         "config", "config --json", "doctor", "doctor --json", "status", "events tail --count 1000 --json",
         f"events show {message_id}", "projection lag", "streams info", "user list", "client list", "cert list",
-        "keys list",
+        "keys list", "archive status", "export", "export --format csv", f"export -o {system.data}/all.jsonl",
+        f"export --format csv --client demo -o {system.data}/demo.csv",
     ]  # fmt: skip
     for command in commands:
         done = await asyncio.to_thread(system.run, *command.split())
@@ -225,6 +228,9 @@ async def test_no_secret_is_anywhere(system: System, recipient: str) -> None:
     hidden = {text: text.encode() for text in (BODY, NOTE, IDEMPOTENCY, FIRST, SECOND, WRONG, SHORT)}
     hidden |= {text: text.encode() for text in (PASSPHRASE, OIDC, WEBHOOK, BOGUS)}
     hidden["number"] = NUMBER.removeprefix("+").encode()
+    # Whoever has a bare hash of a number tries all numbers.
+    for text in (NUMBER, NUMBER.removeprefix("+")):
+        hidden[f"SHA-256 of {text}"] = hashlib.sha256(text.encode()).digest()
     header, tokens = await admin(system)
     async with system.client(None, "server_port") as server, system.client() as gateway:
         server.headers.update(header)
@@ -262,8 +268,17 @@ async def test_no_secret_is_anywhere(system: System, recipient: str) -> None:
     places = [*await secrets.redis(system), *await shown(system, header, message_id)]
     places += [*secrets.tables(system), *secrets.processes(system)]
     assert secrets.seen(hidden, iter(places)) == []
+
+    def archived() -> bool:
+        segments = (each for each in secrets.files(system) if each[0].endswith(".zst"))
+        return bool(secrets.seen({"plain": PLAIN.encode()}, segments))
+
+    await eventually(archived)
     system.down()
     assert secrets.seen(hidden, secrets.files(system)) == []
     seen = " ".join(secrets.seen({"plain": PLAIN.encode()}, iter([*places, *secrets.files(system)])))
-    for place in ("table audit_log", "redis ", "valkey/", "mariadb/", "events tail", "/audit/events"):
+    for place in (
+        "table audit_log", "redis ", "valkey/", "mariadb/", "events tail", "/audit/events", "in export", "all.jsonl",
+        "demo.csv", "archive/",
+    ):  # fmt: skip
         assert place in seen, f"the search does not see {place}"
