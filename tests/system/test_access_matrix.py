@@ -84,6 +84,11 @@ POST   /admin/certificates/renew           401    401      401   401     401    
 POST   /admin/certificates/revoke          401    401      401   401     401     401     403    403   403     400   401
 GET    /admin/certificates                 401    401      401   401     401     401     403    403   403     200   401
 GET    /audit/events                       401    401      401   401     401     401     403    403   200     200   401
+GET    /audit/export                       401    401      401   401     401     401     403    403   200     200   401
+GET    /audit/digests                      401    401      401   401     401     401     403    403   200     200   401
+POST   /audit/digests                      401    401      401   401     401     401     403    403   201     201   401
+GET    /audit/proof                        401    401      401   401     401     401     403    403   400     400   401
+GET    /audit/verify                       401    401      401   401     401     401     403    403   200     200   401
 """
 COLUMNS = TABLE.split("\n")[1].split()[1:]
 UNKNOWN = "01890000-0000-7000-8000-000000000000"
