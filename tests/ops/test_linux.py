@@ -25,57 +25,16 @@ PROGRAM = "/opt/broker/venv/bin/broker"
 PAGE = docs.ROOT / "docs" / "operations-linux.md"
 
 SYSTEMD = shutil.which("systemd-analyze")
-KNOWN = set(
-    [
-        "Description",
-        "After",
-        "Wants",
-        "PartOf",
-        "StartLimitIntervalSec",
-        "WantedBy",
-        "ExecStart",
-        "Type",
-        "User",
-        "Group",
-        "EnvironmentFile",
-        "StateDirectory",
-        "StateDirectoryMode",
-        "WorkingDirectory",
-        "UMask",
-        "Restart",
-        "RestartSec",
-        "KillSignal",
-        "TimeoutStopSec",
-        "LimitNOFILE",
-        "LimitCORE",
-        "TasksMax",
-        "OOMPolicy",
-        "NoNewPrivileges",
-        "CapabilityBoundingSet",
-        "AmbientCapabilities",
-        "ProtectSystem",
-        "ProtectHome",
-        "ProtectClock",
-        "ProtectControlGroups",
-        "ProtectHostname",
-        "ProtectKernelLogs",
-        "ProtectKernelModules",
-        "ProtectKernelTunables",
-        "ProtectProc",
-        "PrivateDevices",
-        "PrivateTmp",
-        "RemoveIPC",
-        "LockPersonality",
-        "RestrictAddressFamilies",
-        "RestrictNamespaces",
-        "RestrictRealtime",
-        "RestrictSUIDSGID",
-        "MemoryDenyWriteExecute",
-        "SystemCallArchitectures",
-        "SystemCallFilter",
-        "SystemCallErrorNumber",
-    ]
-)
+DIRECTIVES = """
+Description After Wants PartOf StartLimitIntervalSec WantedBy ExecStart Type User Group EnvironmentFile
+StateDirectory StateDirectoryMode WorkingDirectory UMask Restart RestartSec KillSignal TimeoutStopSec
+LimitNOFILE LimitCORE TasksMax OOMPolicy NoNewPrivileges CapabilityBoundingSet AmbientCapabilities
+ProtectSystem ProtectHome ProtectClock ProtectControlGroups ProtectHostname ProtectKernelLogs
+ProtectKernelModules ProtectKernelTunables ProtectProc PrivateDevices PrivateTmp RemoveIPC LockPersonality
+RestrictAddressFamilies RestrictNamespaces RestrictRealtime RestrictSUIDSGID MemoryDenyWriteExecute
+SystemCallArchitectures SystemCallFilter SystemCallErrorNumber
+"""
+KNOWN = set(DIRECTIVES.split())
 
 
 def values_of(path: Path) -> list[list[str]]:

@@ -1,0 +1,4 @@
+# The functional cases of the requirements. Exits 1 if one fails.
+. "$PSScriptRoot\common.ps1"
+Invoke-Suite functional @args
+exit $LASTEXITCODE
