@@ -47,8 +47,8 @@ MEANINGS: Final[dict[str, dict[str, str]]] = {
         "gateways": "Processes that share the port",
         "gateway_in_flight": "Requests at once in a process; more get 503",
         "rate_limit_per_second": "Messages of each client certificate, over all gateways; more get 429",
-        "rate_limit_per_address": "Requests from each address (IPv6: /64), over all gateways, servers and portals; "
-        "the internal API is left out",
+        "rate_limit_per_address": "Requests from each address (IPv6: /64), over all gateways, servers and "
+        "portals; the internal API is left out",
     },
     "Server and portal": {
         "server_host": "Where the server listens",
