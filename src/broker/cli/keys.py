@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from broker.events.key_rotation import KeyRotation
     from broker.preparation import Tools
 
-PATIENCE: Final = 30.0
+PATIENCE: Final = 60.0
+"""Longer than what a process said counts after it was killed."""
 
 
 @click.group()

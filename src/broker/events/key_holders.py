@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import socket
 from typing import Any, Final
 
@@ -26,7 +27,8 @@ class KeyHolder:
     """One process. `run` beside whatever keeps `keyring` up to date (`Trust.run`)."""
 
     def __init__(self, redis: Redis, keys: ControlKeys, incarnation: str, keyring: Keyring) -> None:
-        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        # Containers may share a name, and each has a process number 1.
+        self.name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(2)}"
         self._redis = redis
         self._keys = keys
         self._incarnation = incarnation
