@@ -220,6 +220,16 @@ async def test_a_disabled_user_stays_out(world, browser, reader):
     assert is_refused(await browser.sign_in())
 
 
+async def test_an_address_that_only_looks_like_it(world, provider, browser):
+    """`K` (the Kelvin sign) is `k` in lower case, and so another's address; capitals are the same one's."""
+    users = UserCommands(world.registry)
+    await users.create_user("kate@example.com", "a good password", "user", actor="system")
+    provider.person["email"] = "\u212aate@example.com"
+    assert is_refused(await browser.sign_in())
+    provider.person["email"] = "KATE@example.com"
+    assert (await browser.sign_in()).status == 200
+
+
 async def test_only_the_browser_that_began_can_end(world, server, browser, monkeypatch):
     """Another state, none, no cookie, another browser's, a changed one, one too old: 400 by name, and no request."""
     address = await browser.begin()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import string
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -31,6 +32,8 @@ MAX_WAITING_OF_ONE: Final = 8
 """Attempts in progress of one address, so that one cannot fill the queue of all."""
 MAX_GROUPS: Final = 50
 FLUSH_SECONDS: Final = 1.0
+
+_ASCII_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 log = telemetry.get_logger(__name__)
 
@@ -147,7 +150,9 @@ class SignIn:
 
     async def vouched(self, email: str, address: str) -> Session:
         """A session for whoever an identity provider says has this e-mail address. Raises as above."""
-        user = await self._holder(email)
+        # Lower case makes a `k` of the Kelvin sign: an address that others would write alike is not this one.
+        own = email.strip().translate(_ASCII_LOWER) == email.strip().lower()
+        user = await self._holder(email) if own else None
         if user is None or user.disabled:
             self.failed(email, address)
             raise SignInRefused

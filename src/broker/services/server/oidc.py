@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from starlette.requests import Request
@@ -28,6 +28,7 @@ from broker.services.server.oidc_provider import IdentityRefused, Provider
 from broker.settings import Settings
 from broker.web import peer, tls
 from broker.web.openapi import Operation
+from broker.web.parameters import parameter
 from broker.web.problems import Problem
 
 LOGIN: Final = "/portal/auth/oidc/login"
@@ -169,10 +170,6 @@ def _set(response: Response, value: str, seconds: int) -> None:
     response.set_cookie(COOKIE, value, max_age=seconds, path="/", secure=True, httponly=True, samesite="lax")
 
 
-def _parameter(name: str, description: str) -> dict[str, Any]:
-    return {"name": name, "in": "query", "description": description, "schema": {"type": "string"}}
-
-
 OPERATIONS: Final = [
     Operation(
         method="get",
@@ -191,10 +188,10 @@ OPERATIONS: Final = [
         errors=(400, 401, 404, 503),
         also=("identity_provider_unavailable",),
         parameters=[
-            _parameter("state", "As it was given to the provider."),
-            _parameter("code", "What the provider exchanges for an ID token, once."),
-            _parameter("iss", "Which provider answers (RFC 9207)."),
-            _parameter("error", "Instead of a code."),
+            parameter("state", "As it was given to the provider."),
+            parameter("code", "What the provider exchanges for an ID token, once."),
+            parameter("iss", "Which provider answers (RFC 9207)."),
+            parameter("error", "Instead of a code."),
         ],
         certificate=False,
     ),
