@@ -10,8 +10,8 @@ import pytest
 
 from broker.domain.message import End, Retry
 from broker.domain.message import Park as ParkDecision
-from broker.errors import LeaseLost, LogRefused, StoreUnavailable
-from broker.events import open_messages, types
+from broker.errors import LeaseLost, LogFull, LogRefused, StoreUnavailable
+from broker.events import connection, open_messages, types
 from broker.events.appender import Appender
 from broker.events.archive import reader, trimming
 from broker.events.archive.storage import ArchiveUnavailable
@@ -427,3 +427,21 @@ async def test_events_that_are_nowhere_are_a_gap(redis, log_name, tmp_path):
     await redis.xtrim(stream.events, maxlen=3, approximate=False)
     with pytest.raises(reader.HistoryGap, match="lost its first 12 events"):
         await archives.whole(redis, stream, archives.stream_archive(tmp_path))
+
+
+async def test_a_full_log_is_emptied(own_valkey, log_name, tmp_path):
+    """⚠ Past `maxmemory` nothing is accepted, but history is archived and cut all the same, and that makes room."""
+    redis = connection.connect(own_valkey.url)
+    async with benches(redis, log_name, tmp_path / "archive") as bench:
+        for _ in range(4):
+            await bench.submit(400)
+            await bench.end(await bench.claim(400))
+        used = (await redis.info("memory"))["used_memory"]
+        await redis.config_set("maxmemory", used - 100_000)
+        with pytest.raises(LogFull):
+            await bench.submit(1)
+        await bench.drain()
+        await bench.archived()
+        assert await bench.trim() > 4000
+        await bench.submit(1)
+    await redis.aclose()
