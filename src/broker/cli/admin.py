@@ -119,6 +119,44 @@ def route(
         click.echo(f"Signing secret, shown only now: {made}")
 
 
+@client.command()
+@click.argument("name")
+@click.option("--reason", required=True, help="Recorded in the history, for good.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+@with_settings
+def erase(settings: Settings, *, name: str, reason: str, yes: bool, as_json: bool) -> None:
+    """Make everything that a client ever sent unreadable, for good.
+
+    Its keys are destroyed, so that its bodies, numbers and metadata can be read nowhere any more: not in the
+    log, the archive, the tables or their backups. Its certificates are revoked, its open messages end as
+    discarded. That they were, and when, stays in the history, and every proof goes on to verify. Repeat it if
+    it was interrupted. Copies of the keys that you made yourself (backups of Redis) are yours to destroy.
+    """
+    if not yes:
+        click.confirm(f"Nobody will be able to read anything of {name} again. Erase it?", abort=True)
+    done = asyncio.run(_erase(settings, name, reason))
+    if as_json:
+        print_json(done)
+        return
+    click.echo(
+        f"Erased {name}: {done['discarded']} parked messages discarded, {done['waiting']} end when due."
+    )
+    if not done["forgotten"]:
+        click.echo("Redis' append-only file may still hold the keys: run BGREWRITEAOF on it.", err=True)
+
+
+async def _erase(settings: Settings, name: str, reason: str) -> dict[str, Any]:
+    from broker.cli import opening
+    from broker.events.erasure import Erasure
+
+    async with opening.administration(settings) as tools:
+        erasure = Erasure(tools.clients, tools.registry, tools.redis, tools.keys, tools.identity)
+        done = await erasure.erase(name, reason, actor=opening.ACTOR, within=60.0)
+    names = ("client_id", "discarded", "waiting", "forgotten")
+    return {field: getattr(done, field) for field in names}
+
+
 async def _client(settings: Settings, command: str, *args: Any) -> dict[str, Any]:
     from broker.cli import opening
 

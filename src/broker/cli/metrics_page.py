@@ -25,6 +25,7 @@ GROUPS: Final = (
     ("Delivery", ("broker_delivery_",), "worker"),
     ("Read models", ("broker_projection_",), "projector"),
     ("Archive and trimming", ("broker_archive_", "broker_trim_"), "projector"),
+    ("Signed digests", ("broker_digest_",), "projector"),
 )
 
 
@@ -63,6 +64,7 @@ def _declare() -> None:
     """What the processes make when they start, and what they make when something happens first."""
     from broker.events.durability import METRICS
     from broker.services.delivery import metrics as delivery
+    from broker.services.projector import digesting
     from broker.services.projector import metrics as projector
     from broker.services.server.admin.certificates_expiry import gauge as expiring
     from broker.web import metrics, rate_limit
@@ -80,4 +82,5 @@ def _declare() -> None:
     projector.observe_batch("0", 1, 0.0)
     projector.Exporter()
     projector.ArchiveExporter()
+    digesting.Metrics()
     expiring()

@@ -55,6 +55,12 @@ CODES: Final[dict[str, str]] = {
     "ca_unavailable": "This server has no CA key; ask one that has.",
     "store_unavailable": "MySQL is away; repeat later. Submitting does not need it.",
     "identity_provider_unavailable": "Sign in by password, or later.",
+    "archive_unavailable": "The archive cannot be reached; repeat later.",
+    "history_altered": "The history is not what was signed; `detail` names where. Compare backups.",
+    "history_gap": "Events are neither in Redis nor in the archive; an operator looks at archive_url.",
+    "digest_invalid": "A signed digest was changed; `detail` names it.",
+    "archive_damaged": "A segment of the archive was changed or lost; `broker archive verify` names it.",
+    "unknown_event": "The history holds an entry that is no event; `detail` names it.",
     "lease_lost": "Never answered: another process does this work now.",
     "unsafe_redis": "Never answered: the process does not start on this Redis.",
 }

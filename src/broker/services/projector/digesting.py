@@ -8,6 +8,7 @@ from typing import Final
 
 from broker import clock
 from broker.errors import BrokerError, LogUnavailable
+from broker.events import digests
 from broker.events.archive.storage import ArchiveUnavailable
 from broker.events.connection import Redis
 from broker.events.digests import Signed
@@ -23,6 +24,18 @@ from broker.web import metrics as web
 
 log = get_logger(__name__)
 LOOK_SECONDS: Final = 30.0
+
+
+class Metrics:
+    """What is shown of the newest digest."""
+
+    def __init__(self) -> None:
+        self.number = web.gauge("broker_digest_number", "Number of the newest signed digest.", mode="livemax")
+        self.age = web.gauge(
+            "broker_digest_age_seconds",
+            "Age of the newest signed digest; one is due every hour.",
+            mode="livemax",
+        )
 
 
 class Digesting:
@@ -43,8 +56,7 @@ class Digesting:
         self._interval = interval
         self._digester: Digester | None = None
         self._said = ""
-        self._number = web.gauge("broker_digest_number", "Number of the newest signed digest.")
-        self._at = web.gauge("broker_digest_seconds", "When this process last found a digest of its hour.")
+        self._metrics = Metrics()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`; what goes wrong is said once and tried again."""
@@ -65,8 +77,9 @@ class Digesting:
         if made is not None:
             log.info("digest_signed", number=made.number)
         if newest is not None:
-            self._number.set(newest.number)
-            self._at.set(clock.now_ms() / 1000)
+            at = clock.parse_iso(digests.read(newest).at)
+            self._metrics.number.set(newest.number)
+            self._metrics.age.set(max(0.0, (clock.now_ms() - at) / 1000))
         return made
 
     def _say(self, problem: str, *, away: bool = False) -> None:

@@ -14,6 +14,7 @@ from broker import clock
 from broker.domain import clients, submission
 from broker.errors import NotFound, ValidationError
 from broker.events.client_commands import ClientCommands
+from broker.events.erasure import Erasure
 from broker.projections import holders, visibility
 from broker.projections.holders import Client
 from broker.services.server import exchange
@@ -29,6 +30,7 @@ SECRET_BYTES: Final = 32
 
 _new = body.Reader(clients_wire.NewClient)
 _route = body.Reader(clients_wire.Route)
+_erase = body.Reader(clients_wire.Erase)
 
 
 class Clients:
@@ -37,6 +39,7 @@ class Clients:
     def __init__(self, parts: Parts) -> None:
         self._admins = parts.admins
         self._commands = ClientCommands(parts.registry, parts.keyring)
+        self._erasure = Erasure(self._commands, parts.registry, parts.redis, parts.keys, parts.identity)
         self._database = parts.database
         self._models = parts.models
 
@@ -47,6 +50,7 @@ class Clients:
             Route(PATH, self.listed, methods=["GET"]),
             Route(f"{PATH}/{{client_id}}", self.one, methods=["GET"]),
             Route(f"{PATH}/{{client_id}}/route", self.route, methods=["PUT"]),
+            Route(f"{PATH}/{{client_id}}/erase", self.erase, methods=["POST"]),
         ]
 
     async def register(self, request: Request) -> Response:
@@ -95,6 +99,19 @@ class Clients:
         shown = None if made is None else clients.shown_secret(made)
         return exchange.answer(
             clients_wire.Routed(entry.client_id, given.channel, entry.target, shown, visible)
+        )
+
+    async def erase(self, request: Request) -> Response:
+        """Its keys destroyed: everything it ever sent is unreadable, for good."""
+        caller = await self._admins(request.scope)
+        client_id = client_id_of(request)
+        given = await exchange.read(request, _erase)
+        if given.confirm != client_id:
+            raise ValidationError("confirm", f"must be {client_id}")
+        done = await self._erasure.erase(client_id, given.reason, **by(caller))
+        visible = await visibility.wait(self._database, done.positions, "clients")
+        return exchange.answer(
+            clients_wire.Erased(client_id, done.discarded, done.waiting, done.forgotten, visible)
         )
 
 

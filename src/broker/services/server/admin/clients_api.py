@@ -53,4 +53,14 @@ OPERATIONS: Final = [
         parameters=[_ID],
         bearer=True,
     ),
+    Operation(
+        method="post",
+        path="/admin/clients/{client_id}/erase",
+        summary="Destroy a client's keys: everything it ever sent is unreadable, for good.",
+        request=clients_wire.Erase,
+        answers={200: clients_wire.Erased},
+        errors=(400, 401, 403, 404, 413, 415, 503),
+        parameters=[_ID],
+        bearer=True,
+    ),
 ]

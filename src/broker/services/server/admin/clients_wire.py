@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from broker.services.server.admin.paging import Paged
+from broker.services.server.wire import ErrorText
 
 Channel = Literal["inbox", "webhook", "simulated"]
 
@@ -34,6 +35,23 @@ class Route(msgspec.Struct, forbid_unknown_fields=True):
 
     def __repr__(self) -> str:
         return f"<Route {self.channel}>"
+
+
+class Erase(msgspec.Struct, forbid_unknown_fields=True):
+    """To erase a client for good."""
+
+    reason: Annotated[ErrorText, Meta(min_length=1, description="Recorded in the history, in plain text.")]
+    confirm: Annotated[str, Meta(description="The client's name once more.")]
+
+
+class Erased(msgspec.Struct, frozen=True):
+    """A client whose keys are gone. `forgotten`: Redis' own file does not hold them either."""
+
+    client_id: str
+    discarded: Annotated[int, Meta(description="Parked messages that ended.")]
+    waiting: Annotated[int, Meta(description="Messages that end when their next attempt is due.")]
+    forgotten: bool
+    visible: bool
 
 
 class HeldCertificate(msgspec.Struct, frozen=True):
