@@ -436,6 +436,7 @@ async def test_a_full_log_is_emptied(own_valkey, log_name, tmp_path):
         for _ in range(4):
             await bench.submit(400)
             await bench.end(await bench.claim(400))
+            await bench.drain()
         used = (await redis.info("memory"))["used_memory"]
         await redis.config_set("maxmemory", used - 100_000)
         with pytest.raises(LogFull):
