@@ -178,8 +178,8 @@ async def contexts(world, *followers) -> dict[str, list]:
         )
     certificate, key, _ = world.pki.expired()
     of = world.contexts
-    found = dict.fromkeys(COLUMNS, [world.pki.client_context()])
-    return found | {
+    without = {column: [world.pki.client_context()] for column in COLUMNS}
+    return without | {
         "producer": [of["demo"]],
         "rival": [of["acme"]],
         "service": [of["worker"], of["gateway"], of["internal"]],
