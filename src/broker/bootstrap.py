@@ -215,6 +215,7 @@ async def _server(parts: Parts, stop: asyncio.Event) -> None:
 
 async def _portal(parts: Parts, stop: asyncio.Event) -> None:
     from broker.projections.queries import Queries
+    from broker.services.ca.signer import Signer
     from broker.services.portal.role import PortalRole
 
     settings = parts.settings
@@ -225,6 +226,7 @@ async def _portal(parts: Parts, stop: asyncio.Event) -> None:
         queries = Queries(settings.mysql_url or "", pool=settings.mysql_pool)
         portal = PortalRole(
             settings,
+            authority=Signer(settings.certs_dir, settings.ca_key_path, settings.key_passphrase),
             redis=parts.redis,
             keys=parts.keys,
             identity=parts.identity,

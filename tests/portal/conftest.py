@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -20,6 +21,21 @@ from support.system import System
 __all__ = ["pki", "world"]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`./broker test portal -- -k width --screenshots DIR` takes pictures of every page."""
+    parser.addoption("--screenshots", metavar="DIR", help="Keep pictures of all pages there.")
+
+
+@pytest.fixture(scope="session")
+def pictures(request: pytest.FixtureRequest) -> Path | None:
+    """Where pictures of pages go, if any are wanted."""
+    given = request.config.getoption("--screenshots", None)
+    if given is None:
+        return None
+    Path(given).mkdir(parents=True, exist_ok=True)
+    return Path(given)
+
+
 @pytest.fixture(scope="session")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """A system whose client `demo` is delivered to, `acme` fails at its second attempt, four seconds later."""
@@ -33,6 +49,11 @@ async def _people(system: System) -> None:
     async with opened(system.settings) as tools:
         await tools.clients.register_client("acme", None, actor="system")
         await tools.clients.change_route("acme", "simulated", "success=0", actor="system")
+        # Nothing is sent to a webhook without TLS: its messages wait for a person.
+        await tools.clients.register_client("stuck", None, actor="system")
+        await tools.clients.change_route(
+            "stuck", "webhook", "http://stuck.example/hook", b"s" * 32, actor="system"
+        )
         for email, (role, clients) in PEOPLE.items():
             await tools.users.create_user(email, browsing.PASSWORD, role, clients, actor="system")
 

@@ -12,6 +12,7 @@ import pytest
 from broker.events.user_commands import UserCommands
 from broker.projections import schema
 from broker.projections.queries import Queries
+from broker.services.ca.signer import Signer
 from broker.services.portal.role import PortalRole
 from broker.settings import Settings
 from support import databases
@@ -32,8 +33,16 @@ async def portal(world, mysql_url: str, url: str | None = None, **settings):
     async with world.parts(url) as parts:
         del parts["appender"]
         cert, key = world.pki.server
+        signer = Signer(world.pki.directory, world.pki.directory / "ca.key")
         role = PortalRole(
-            own, **parts, keyring=world.keyring, queries=queries, cert=cert, key=key, ca=world.pki.ca
+            own,
+            **parts,
+            keyring=world.keyring,
+            queries=queries,
+            authority=signer,
+            cert=cert,
+            key=key,
+            ca=world.pki.ca,
         )
         running = asyncio.create_task(role.run(stop, bound.set_result))
         scheme = "http" if own.portal_plain else "https"

@@ -8,22 +8,12 @@ import pytest
 import pytest_asyncio
 
 from support import browsing
+from support.browsing import HOSTILE, NUMBER, register
 from support.system import System, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-NUMBER = "+4915200000001"
 OTHER_NUMBER = "+4915200000002"
-HOSTILE = '<script>window.hurt=1</script><img src=x onerror="window.hurt=1">{{ 7*7 }}=cmd|x \u202eمرحبا 🎉'
-
-
-async def register(system: System, client: str, number: str = NUMBER, body: str = "hello") -> str:
-    """A message of a client; its id."""
-    async with system.client("services/internal", "server_port") as http:
-        given = {"client_id": client, "sender_number": number, "message_body": body}
-        answer = await http.post("/internal/messages/register", json=given)
-        assert answer.status_code == 200, answer.text
-        return answer.json()["message_id"]
 
 
 async def settled(system: System, client: str, count: int, status: str) -> None:

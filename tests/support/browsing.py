@@ -18,6 +18,8 @@ PEOPLE = {
     "boss@example.com": ("admin", []),
     "auditor@example.com": ("auditor", []),
 }
+NUMBER = "+4915200000001"
+HOSTILE = '<script>window.hurt=1</script><img src=x onerror="window.hurt=1">{{ 7*7 }}=cmd|x \u202eمرحبا 🎉'
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -29,6 +31,15 @@ ARGUMENTS = [
 ]
 # A status that a test asks for on purpose is told on the console, too; the test asserts the status itself.
 _EXPECTED = re.compile(r"Failed to load resource: the server responded with a status of [45]\d\d")
+
+
+async def register(system: System, client: str, number: str = NUMBER, body: str = "hello") -> str:
+    """A message of a client; its id."""
+    async with system.client("services/internal", "server_port") as http:
+        given = {"client_id": client, "sender_number": number, "message_body": body}
+        answer = await http.post("/internal/messages/register", json=given)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["message_id"]
 
 
 class Person:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Protocol
 
 import msgspec
 from msgspec import Meta
@@ -18,6 +18,7 @@ from msgspec import Meta
 from broker.errors import ValidationError
 from broker.events import exported, types
 from broker.events.exported import ExportedLine
+from broker.events.positions import Position
 from broker.projections import audit_log, queries, sql
 from broker.projections.store import Store
 
@@ -42,6 +43,20 @@ class Filter(msgspec.Struct, frozen=True):
     correlation_id: str | None = None
 
 
+class Asked(Protocol):
+    """What was asked for, by parameters' names; each method raises ValidationError."""
+
+    def text(self, name: str) -> str | None: ...
+
+    def client(self, name: str = "client_id") -> str | None: ...
+
+    def correlation(self, name: str = "correlation_id") -> str | None: ...
+
+    def since(self, name: str) -> int | None: ...
+
+    def until(self, name: str) -> int | None: ...
+
+
 class Cursor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """The last event that a page looked at; opaque text outside."""
 
@@ -60,6 +75,20 @@ class Page(msgspec.Struct, frozen=True):
 
     events: list[ExportedLine]
     next: Cursor | None
+
+
+def wanted_by(query: Asked) -> Filter:
+    """The filter that these parameters make. Raises ValidationError."""
+    names = query.text("type")
+    return Filter(
+        since=query.since("from_date"),
+        until=query.until("to_date"),
+        types=None if names is None else known_types(names.split(",")),
+        subject=query.text("subject"),
+        actor=query.text("actor"),
+        client_id=query.client(),
+        correlation_id=query.correlation(),
+    )
 
 
 def cursor(value: str) -> Cursor:
@@ -83,6 +112,14 @@ async def page(store: Store, wanted: Filter, *, limit: int, after: Cursor | None
         if last:
             return Page(events, _cursor(last[0]))
     return Page(events, None)
+
+
+async def one(store: Store, position: Position) -> ExportedLine | None:
+    """The event there, None where the read model knows none. Raises StoreUnavailable."""
+    rows = await store.select(
+        f"SELECT {','.join(_COLUMNS)} FROM audit_log WHERE stream=%s AND ms=%s AND seq=%s", position
+    )
+    return _line(rows[0]) if rows else None
 
 
 def page_query(wanted: Filter, after: Cursor | None, limit: int) -> tuple[str, list[Any]]:

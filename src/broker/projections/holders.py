@@ -89,6 +89,12 @@ async def certificates(
     return [_certificate(row) for row in found.rows], found
 
 
+async def certificate(store: Store, fingerprint: str) -> Certificate | None:
+    """The certificate with this SHA-256, None while the read model knows none. Raises StoreUnavailable."""
+    rows = await store.select(f"SELECT {_CERTIFICATE} FROM certificates WHERE fingerprint=%s", (fingerprint,))
+    return _certificate(rows[0]) if rows else None
+
+
 async def clients(
     store: Store,
     *,

@@ -6,7 +6,8 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.types import ASGIApp, Scope
 
-from broker.services.portal import assets, faults
+from broker.services.portal import admin, assets, faults
+from broker.services.portal.audit import Audit
 from broker.services.portal.dashboard import Dashboard
 from broker.services.portal.messages import Messages
 from broker.services.portal.parts import Parts
@@ -29,6 +30,8 @@ def build(parts: Parts, checks: Checks, limits: RateLimits, *, secure: bool) -> 
         *Dashboard(parts).routes(),
         *Messages(parts).routes(),
         *Profile(parts).routes(),
+        *admin.routes(parts),
+        *Audit(parts).routes(),
     ]
     inner = Starlette(routes=routes, exception_handlers=faults.handlers())
     inner.router.redirect_slashes = False

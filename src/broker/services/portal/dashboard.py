@@ -36,7 +36,7 @@ class Dashboard:
         """What the visitor's clients did; an admin's are all. Auditors look at the history instead."""
         visitor = await self._parts.gate(request)
         if visitor.user.role == "auditor":
-            return pages.see("/profile")
+            return pages.see("/audit")
         store, clients = self._parts.queries.store, visitor.clients
         now = clock.now_ms()
         hours, page, waiting = await asyncio.gather(

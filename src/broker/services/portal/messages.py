@@ -16,7 +16,7 @@ from broker.projections import listing, timeline
 from broker.projections.listing import Filter, Listed, Page
 from broker.projections.queries import MessageRow
 from broker.projections.showing import place
-from broker.services.portal import pages
+from broker.services.portal import notices, pages
 from broker.services.portal.parts import Parts
 from broker.services.portal.visitors import LIVE, Visitor
 from broker.web.parameters import Query
@@ -54,7 +54,7 @@ class Messages:
     async def one(self, request: Request) -> Response:
         """One message with its timeline; while it is open the page looks again by itself."""
         visitor = await self._parts.gate(request, *_READERS)
-        Query(request, (LIVE,))
+        Query(request, (LIVE, notices.PARAMETER))
         row = await found(self._parts, request.path_params["message_id"], visitor)
         return await message_page(request, self._parts, row)
 
@@ -96,7 +96,7 @@ async def message_page(
     steps = await timeline.of_message(parts.queries.store, ids.parse(row.message_id))
     listed = Listed(**{name: getattr(row, name) for name in Listed.__struct_fields__})
     message = parts.showing.message(listed, row.encrypted_body)
-    shown_besides = {"plain": None} | more
+    shown_besides = {"plain": None, "wrong": ""} | more
     return pages.render(request, "message.html", status, message=message, steps=steps, **shown_besides)
 
 

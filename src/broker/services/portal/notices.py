@@ -9,4 +9,12 @@ TEXTS: Final = {
     "password": "Your password was changed. Every other session of yours has ended.",
     "password-later": "Your password was changed. Every other session of yours has ended; "
     "lists show it in a moment.",
+    "later": "Done. Lists and pages show it in a moment.",
+    "user-created": "The account is there; its owner can sign in.",
+    "user-role": "The role was changed. It holds from their next request on.",
+    "user-clients": "The clients were changed.",
+    "user-password": "The password was reset. Every session of theirs has ended.",
+    "user-disable": "The account is disabled. Every session of theirs has ended.",
+    "certificate-revoked": "The certificate is revoked. Nobody is let in with it any more.",
+    "resent": "It is on its way again.",
 }

@@ -24,8 +24,18 @@ _TEMPLATES: Final = Path(__file__).parent / "templates"
 # What each role is led to: address, name.
 NAVIGATION: Final = {
     "user": (("/", "Dashboard"), ("/messages", "Messages")),
-    "admin": (("/", "Dashboard"), ("/admin/messages", "Messages")),
-    "auditor": (),
+    "admin": (
+        ("/", "Dashboard"),
+        ("/admin", "Overview"),
+        ("/admin/messages", "Messages"),
+        ("/admin/parked", "Parked"),
+        ("/admin/users", "Users"),
+        ("/admin/certificates", "Certificates"),
+        ("/admin/projections", "Projections"),
+        ("/admin/streams", "Streams"),
+        ("/audit", "Audit"),
+    ),
+    "auditor": (("/audit", "Audit"),),
 }
 # What events of a message are called in its timeline.
 TITLES: Final = {
@@ -78,6 +88,11 @@ def render(request: Request, template: str, status: int = 200, /, **content: Any
     }
     text = _environment().get_template(template).render(shown)
     return Response(text, status, media_type="text/html")
+
+
+def fragment(template: str, /, **content: Any) -> str:
+    """A part of a page."""
+    return _environment().get_template(template).render(content)
 
 
 def see(path: str, notice: str = "") -> Response:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 
+from broker.domain.authority import Authority
 from broker.events.accounts import Accounts
 from broker.events.connection import Redis
 from broker.events.keyring import Keyring
@@ -30,6 +33,9 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     sealer: Sealer
     trust: Trust
     queries: Queries
+    authority: Authority
+    stopping: asyncio.Event
+    """Set when the process is to end: what streams must end then, too."""
 
     @property
     def showing(self) -> Showing:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from broker import lifecycle
+from broker.domain.authority import Authority
 from broker.events.accounts import Accounts
 from broker.events.connection import Redis
 from broker.events.keyring import Keyring
@@ -46,12 +47,14 @@ class PortalRole:
         sealer: Sealer,
         trust: Trust,
         queries: Queries,
+        authority: Authority,
         cert: Path,
         key: Path,
         ca: Path,
         full: Full = lambda: None,
     ) -> None:
         self._settings = settings
+        self._stopping = asyncio.Event()
         self._context: ssl.SSLContext | None = None
         if not settings.portal_plain:
             self._context = tls.browser_context(cert, key, ca)
@@ -69,6 +72,8 @@ class PortalRole:
             sealer=sealer,
             trust=trust,
             queries=queries,
+            authority=authority,
+            stopping=self._stopping,
         )
         self._limiting = Limiting(settings, redis, keys, identity, sealer)
         limits = RateLimits(address=self._limiting.address, exempt=app.unlimited)
@@ -78,7 +83,8 @@ class PortalRole:
     async def run(self, stop: asyncio.Event, on_bound: Callable[[int], None] | None = None) -> None:
         """Serve until `stop`. Starts without Redis and the database: its pages then say what is away."""
         try:
-            async with lifecycle.running(self._accounts.failures.run(), on_failure=stop.set):
+            beside = (self._accounts.failures.run(), self._tell(stop))
+            async with lifecycle.running(*beside, on_failure=stop.set):
                 await serve_surface(
                     self.app,
                     self._settings,
@@ -91,3 +97,7 @@ class PortalRole:
         finally:
             await self._accounts.aclose()
             await self._limiting.aclose()
+
+    async def _tell(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        self._stopping.set()

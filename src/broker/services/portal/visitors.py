@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from starlette.requests import Request
@@ -46,7 +46,7 @@ class Visitor(msgspec.Struct, frozen=True):
         return f"user:{self.user.user_id}"
 
     @property
-    def by(self) -> dict[str, str | None]:
+    def by(self) -> dict[str, Any]:
         """Who does it, and in which conversation, as commands take it."""
         return {"actor": self.actor, "correlation_id": telemetry.correlation.get()}
 

@@ -40,18 +40,12 @@ class Audit:
         await self._readers(request.scope)
         query = Query(request, FILTERS)
         limit = query.number("limit", LIMIT, most=auditing.MAX_LIMIT)
-        names, after = query.text("type"), query.text("cursor")
-        wanted = auditing.Filter(
-            since=query.since("from_date"),
-            until=query.until("to_date"),
-            types=None if names is None else auditing.known_types(names.split(",")),
-            subject=query.text("subject"),
-            actor=query.text("actor"),
-            client_id=query.client(),
-            correlation_id=query.correlation(),
-        )
+        after = query.text("cursor")
         page = await auditing.page(
-            self._models.store, wanted, limit=limit, after=None if after is None else auditing.cursor(after)
+            self._models.store,
+            auditing.wanted_by(query),
+            limit=limit,
+            after=None if after is None else auditing.cursor(after),
         )
         answer = wire.AuditEvents(page.events, None if page.next is None else page.next.text())
         return Response(

@@ -1,0 +1,175 @@
+"""The whole pipeline at a glance, live. One sample a second or two serves all who look."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Final
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from broker import clock, lifecycle
+from broker.domain import certificates
+from broker.errors import BrokerError
+from broker.events import backlog, standing
+from broker.events.backlog import Backlog
+from broker.events.standing import Memory
+from broker.projections import condition, mending, overview
+from broker.projections.condition import Projection
+from broker.projections.statistics import HOUR_MS
+from broker.services.portal import pages
+from broker.services.portal.parts import Parts
+from broker.services.portal.visitors import SignInNeeded
+from broker.web.problems import Problem
+
+EVERY_SECONDS: Final = 2.0
+MAX_WATCHING: Final = 100
+_STALE_SECONDS: Final = 30.0
+_DAY_MS: Final = 24 * HOUR_MS
+
+
+class Rates(msgspec.Struct, frozen=True):
+    """Messages a second since the sample before."""
+
+    accepted: float
+    delivered: float
+    failed: float
+
+
+class Sample(msgspec.Struct, frozen=True, kw_only=True):
+    """What the overview shows; `rates` are None until there are two samples to compare."""
+
+    rates: Rates | None
+    backlog: Backlog
+    parked: int
+    workers: int
+    memory: Memory
+    expiring: int
+    delivery: overview.Delivery
+    projections: list[Projection]
+
+
+class _Counts(msgspec.Struct, frozen=True):
+    at: float
+    accepted: int
+    delivered: int
+    failed: int
+
+
+class Sampler:
+    """Takes a sample when the last one is too old. Raises StoreUnavailable, LogUnavailable."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._lock = asyncio.Lock()
+        self._since = 0
+        self._counts: _Counts | None = None
+        self._taken = 0.0
+        self._last: Sample | None = None
+
+    async def __call__(self) -> Sample:
+        """The newest sample."""
+        async with self._lock:
+            if self._last is None or clock.monotonic() - self._taken > EVERY_SECONDS * 0.75:
+                self._last = await self._look()
+                self._taken = clock.monotonic()
+            return self._last
+
+    async def _look(self) -> Sample:
+        parts, store = self._parts, self._parts.queries.store
+        open_now, workers, memory = await asyncio.gather(
+            backlog.measure(parts.redis, parts.keys, parts.identity),
+            standing.workers(parts.redis, parts.keys),
+            standing.memory(parts.redis),
+        )
+        found, reasons, figures, rates = await asyncio.gather(
+            condition.look(store, parts.redis, parts.keys),
+            mending.reasons(store),
+            overview.figures(store, "hour"),
+            self._rates(),
+        )
+        return Sample(
+            rates=rates,
+            backlog=open_now,
+            parked=sum(reason.count for reason in reasons),
+            workers=workers,
+            memory=memory,
+            expiring=self._expiring(),
+            delivery=figures.delivery,
+            projections=found,
+        )
+
+    async def _rates(self) -> Rates | None:
+        """From the totals of the statistics, counted from one hour on so that two samples compare."""
+        now = clock.now_ms()
+        if now - self._since > _DAY_MS:
+            self._since, self._counts = now // HOUR_MS * HOUR_MS - HOUR_MS, None
+        row = (await self._parts.queries.store.select(overview.counts_query(self._since)))[0]
+        submitted, delivered, failed = (int(row[name] or 0) for name in ("submitted", "delivered", "failed"))
+        before, self._counts = self._counts, _Counts(clock.monotonic(), submitted, delivered, failed)
+        if before is None or self._counts.at - before.at > _STALE_SECONDS:
+            return None
+        seconds = max(0.001, self._counts.at - before.at)
+        return Rates(
+            (submitted - before.accepted) / seconds,
+            (delivered - before.delivered) / seconds,
+            (failed - before.failed) / seconds,
+        )
+
+    def _expiring(self) -> int:
+        now = clock.now_ms()
+        ahead = now + self._parts.settings.certificate_warning_days * _DAY_MS
+        return sum(
+            certificates.is_active(each, now) and each.not_after_ms <= ahead
+            for each in self._parts.trust.certificates()
+        )
+
+
+class Overview:
+    """The endpoints."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._sampler = Sampler(parts)
+        self._watching = 0
+
+    def routes(self) -> list[Route]:
+        """Both."""
+        return [
+            Route("/admin", self.read, methods=["GET"]),
+            Route("/admin/live", self.live, methods=["GET"]),
+        ]
+
+    async def read(self, request: Request) -> Response:
+        """The figures as they are, which then update themselves."""
+        await self._parts.gate(request, "admin")
+        return pages.render(request, "overview.html", now=await self._sampler())
+
+    async def live(self, request: Request) -> Response:
+        """The figures every two seconds, as server-sent events, for as long as the session holds."""
+        await self._parts.gate(request, "admin")
+        if self._watching >= MAX_WATCHING:
+            raise Problem("overloaded", "Too many people watch the overview at once.")
+        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+        return StreamingResponse(self._events(request), headers=headers, media_type="text/event-stream")
+
+    async def _events(self, request: Request) -> AsyncIterator[str]:
+        self._watching += 1
+        try:
+            while not self._parts.stopping.is_set():
+                try:
+                    await self._parts.gate(request, "admin")
+                    figures = {"now": await self._sampler(), "away": ""}
+                except (SignInNeeded, Problem):
+                    # The page asks again, and is led to the login page.
+                    return
+                except BrokerError as error:
+                    figures = {"now": None, "away": error.message}
+                text = pages.fragment("figures.html", **figures)
+                yield "".join(f"data: {line}\n" for line in text.splitlines()) + "\n"
+                await lifecycle.wait_for(self._parts.stopping, EVERY_SECONDS)
+        finally:
+            self._watching -= 1

@@ -1,0 +1,288 @@
+"""What admins do from the portal, in a real browser: people, certificates, messages, the pipeline."""
+
+from __future__ import annotations
+
+import base64
+import re
+import ssl
+
+import httpx
+import pytest
+
+from broker.preparation import opened
+from support import browsing
+from support.browsing import HOSTILE, NUMBER, register
+from support.system import eventually
+from support.waiting import wait_until
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+PAGES = ("/admin", "/admin/messages", "/admin/parked", "/admin/users", "/admin/certificates",
+         "/admin/projections", "/admin/streams")  # fmt: skip
+FORMS = ("/admin/users", "/admin/certificates", "/admin/parked")
+
+
+@pytest.mark.case("TC-PT-009", "TC-PT-014")
+@pytest.mark.parametrize(
+    ("email", "status"),
+    [("boss@example.com", 200), ("reader@example.com", 403), ("auditor@example.com", 403)],
+)
+async def test_admin_pages_are_for_admins(anybody, email, status):
+    """Each answers an admin, and refuses everybody else with a page; so do their forms."""
+    for path in PAGES:
+        await anybody.go(path)
+        assert anybody.path.startswith("/login?next=")
+    await anybody.signed_in(email)
+    for path in PAGES:
+        assert (await anybody.go(path)).status == status, path
+    await anybody.go("/profile")
+    csrf = await anybody.page.input_value("input[name=csrf] >> nth=0")
+    if status == 403:
+        for path in FORMS:
+            answer = await anybody.page.request.post(anybody.base + path, form={"csrf": csrf})
+            assert answer.status == 403, path
+
+
+@pytest.mark.case("TC-PT-010")
+async def test_an_admin_creates_somebody_who_signs_in(browser, system, admin):
+    """With the form; what is wrong is said beside its field, and the rest of the form is kept."""
+    await admin.go("/admin/users")
+    for email, password, clients, field in (
+        ("boss@example.com", "a good long one", "", None),
+        ("new@example.com", "aaaaaaaaaa", "", "password"),
+        ("new@example.com", "a good long one", "nobody-has-this", "clients"),
+    ):
+        await admin.page.fill("#email", email)
+        await admin.page.fill("#password", password)
+        await admin.page.fill("#clients", clients)
+        await admin.press("#create button")
+        assert await admin.page.locator("[role=alert].bad").count() == 1
+        assert await admin.page.input_value("#email") == email
+        if field:
+            assert await admin.page.locator(f"#{field}-wrong").count() == 1
+    await admin.page.fill("#email", "New@Example.com")
+    await admin.page.fill("#password", "a good long one")
+    await admin.page.select_option("#create #role", "user")
+    await admin.page.fill("#clients", "demo, acme")
+    await admin.press("#create button")
+    assert "The account is there" in await admin.text()
+    assert "new@example.com" in await admin.page.inner_text("h1")
+    async with browsing.person(system, browser) as new:
+        await new.go("/login")
+        await new.sign_in("new@example.com", "a good long one")
+        assert new.path == "/"
+        # Another role, and then no account: both at their next request.
+        await admin.page.select_option("#role", "auditor")
+        await admin.press("#role-form button")
+        assert "The role was changed." in await admin.text()
+        assert (await new.go("/messages")).status == 403
+        await admin.page.fill("#reason", "left us")
+        await admin.press("#disable-form button")
+        assert "disabled" in await admin.text()
+        await new.go("/profile")
+        assert new.path.startswith("/login")
+
+
+async def test_the_last_admin_stays(admin):
+    """Two admins can be one; the last one cannot be taken away, and the page says so."""
+    ids = [row["user_id"] for row in admin.system.query("SELECT user_id FROM users WHERE role='admin'")]
+    (boss,) = admin.system.query("SELECT user_id FROM users WHERE email='boss@example.com'")
+    other = next(each for each in ids if each != boss["user_id"])
+    await admin.go(f"/admin/users/{other}")
+    await admin.page.select_option("#role", "user")
+    await admin.press("#role-form button")
+    await admin.go(f"/admin/users/{boss['user_id']}")
+    await admin.press("#disable-form button")
+    assert "last admin" in await admin.page.inner_text("[role=alert]")
+    await admin.go(f"/admin/users/{other}")
+    await admin.page.select_option("#role", "admin")
+    await admin.press("#role-form button")
+    assert "The role was changed." in await admin.text()
+
+
+async def submit(system, directory, name: str) -> int:
+    """The gateway's answer to a message with the certificate that was downloaded."""
+    context = ssl.create_default_context(cafile=str(directory / "ca.crt"))
+    context.load_cert_chain(directory / f"{name}.crt", directory / f"{name}.key")
+    port = system.ports()["gateway_port"]
+    async with httpx.AsyncClient(verify=context, base_url=f"https://localhost:{port}") as client:
+        given = {"sender_number": NUMBER, "message_body": "hello"}
+        return (await client.post("/api/v1/messages", json=given)).status_code
+
+
+@pytest.mark.case("TC-PT-011", "TC-PT-012")
+async def test_a_certificate_is_issued_used_and_revoked(admin, tmp_path):
+    """Its files are downloaded once and let messages in; revoked with a reason, they do not within a second."""
+    await admin.go("/admin/certificates")
+    await admin.page.fill("#client_name", "shop")
+    await admin.page.fill("#domain", "shop.example")
+    await admin.press("#issue button")
+    assert "Download the private key now." in await admin.text()
+    for name in ("shop.crt", "shop.key", "ca.crt"):
+        async with admin.page.expect_download() as download:
+            await admin.page.click(f'a[download="{name}"]')
+        await (await download.value).save_as(tmp_path / name)
+    assert await submit(admin.system, tmp_path, "shop") == 202
+    await admin.press("text=Its page")
+    assert "PRIVATE KEY" not in await admin.page.content()
+    assert await admin.page.inner_text("#status") == "active"
+    page = admin.path
+    # One that is active already is not issued again.
+    await admin.go("/admin/certificates")
+    await admin.page.fill("#client_name", "shop")
+    await admin.press("#issue button")
+    assert await admin.page.locator("[role=alert].bad").count() == 1
+    await admin.go(page)
+    await admin.page.select_option("#reason", "keyCompromise")
+    await admin.press("#revoke button")
+    assert "The certificate is revoked." in await admin.text()
+    assert "keyCompromise" in await admin.text()
+
+    async def refused() -> bool:
+        return await submit(admin.system, tmp_path, "shop") == 403
+
+    await wait_until(refused, within=10)
+    await admin.go("/admin/certificates?status=revoked&client_id=shop")
+    assert len(await admin.page.locator("#list tbody tr").all()) == 1
+
+
+async def test_a_certificate_is_renewed_with_an_overlap(admin):
+    """The new one's files are shown once; the one before says until when it works."""
+    await admin.go("/admin/certificates")
+    await admin.page.fill("#client_name", "renewed")
+    await admin.press("#issue button")
+    await admin.press("text=Its page")
+    old = admin.path
+    await admin.press("#renew button")
+    assert "The one before works until" in await admin.text()
+    key = await admin.page.get_attribute('a[download="renewed.key"]', "href")
+    assert base64.b64decode(key.partition(",")[2]).startswith(b"-----BEGIN PRIVATE KEY-----")
+    await admin.go(old)
+    assert await admin.page.inner_text("#status") == "superseded"
+    assert "Replaced by" in await admin.text()
+
+
+async def test_a_body_is_shown_to_who_says_why_and_it_is_recorded(admin):
+    """Harmless, whatever it holds: as text, nothing of it runs. The history has who read it, and why."""
+    message_id = await register(admin.system, "demo", body=HOSTILE)
+
+    def shown() -> bool:
+        return bool(admin.system.query("SELECT 1 FROM messages WHERE message_id=%s", message_id))
+
+    await eventually(shown, within=20)
+    await admin.go(f"/messages/{message_id}")
+    await admin.page.fill("#decrypt-reason", "a complaint by the sender")
+    await admin.press("#decrypt button")
+    assert await admin.page.inner_text("#plain") == HOSTILE
+    assert NUMBER in await admin.text()
+    assert await admin.page.evaluate("window.hurt") is None
+
+    def recorded() -> list:
+        return admin.system.query(
+            "SELECT actor FROM audit_log WHERE type='BodyRead' AND CAST(data AS CHAR) LIKE %s",
+            f"%{message_id}%complaint by the sender%",
+        )
+
+    (row,) = await eventually(recorded, within=20)
+    assert row["actor"].startswith("user:")
+    # Not without a reason.
+    await admin.go(f"/messages/{message_id}")
+    await admin.page.evaluate("document.querySelector('#decrypt').noValidate = true")
+    await admin.press("#decrypt button")
+    assert "reason" in await admin.page.inner_text("[role=alert]")
+    assert await admin.page.locator("#plain").count() == 0
+
+
+async def test_a_failed_message_is_sent_again(admin):
+    """From its page; the timeline says by whom, and a second cycle begins."""
+    message_id = await register(admin.system, "acme")
+
+    def failed() -> bool:
+        rows = admin.system.query("SELECT status FROM messages WHERE message_id=%s", message_id)
+        return bool(rows) and rows[0]["status"] == "failed"
+
+    await eventually(failed, within=30)
+    await admin.go(f"/messages/{message_id}")
+    await admin.page.fill("#resend-reason", "the recipient is back")
+    await admin.press("#resend button")
+    assert "It is on its way again." in await admin.text()
+    assert "the recipient is back" in await admin.page.inner_text(".timeline")
+    await admin.page.wait_for_selector(".timeline >> text=cycle 2")
+
+
+async def test_the_overview_is_live(admin):
+    """Figures change without a click while messages come in; what it shows is what the log has."""
+    await admin.go("/admin")
+    first = await admin.page.inner_text("#figures")
+    for name in ("Accepted a second", "Overdue retries", "Workers alive", "Redis memory", "messages"):
+        assert name in first
+    assert re.search(r"Workers alive\s+1", first)
+    await admin.page.evaluate("document.querySelector('#open').dataset.old = 'yes'")
+    await admin.page.wait_for_function("() => !document.querySelector('#open').dataset.old")
+    await register(admin.system, "demo")
+    await admin.page.wait_for_function(
+        "() => parseFloat(document.querySelector('.tile dd').innerText) > 0", timeout=20_000
+    )
+
+
+async def test_read_models_and_streams_are_shown(admin):
+    """Each read model runs on its streams; each stream has its groups."""
+    await admin.go("/admin/projections")
+    said = await admin.text()
+    for name in ("messages", "audit_log", "statistics", "users", "clients"):
+        assert name in said
+    assert set(await admin.page.locator("h2 .state").all_inner_texts()) == {"running"}
+    await admin.go("/admin/streams")
+    said = await admin.text()
+    assert "control" in said
+    assert "delivery" in said
+
+
+async def parked(system) -> list[str]:
+    """Three messages of `stuck`, whose webhook is one that nothing is sent to."""
+    found = [await register(system, "stuck") for _ in range(3)]
+
+    def waiting() -> bool:
+        (row,) = system.query("SELECT COUNT(*) AS n FROM messages WHERE client_id='stuck' AND parked=1")
+        return row["n"] == len(found)
+
+    await eventually(waiting, within=30)
+    return found
+
+
+async def test_parked_messages_are_given_back_and_discarded(admin):
+    """First how many it would be; then, said again, it is done: ticked ones, and all that match."""
+    await admin.go("/admin/parked")
+    assert "nothing waits for you" in await admin.text()
+    messages = await parked(admin.system)
+    await admin.go("/admin/parked")
+    assert "the webhook's address is not https" in await admin.text()
+    assert len(await admin.rows()) == 3
+    # Nothing ticked: said, and nothing done.
+    await admin.press("#mend button[value=discard]")
+    assert "must be ticked" in await admin.page.inner_text("[role=alert]")
+    await admin.page.check(f'input[value="{messages[0]}"]')
+    await admin.press("#mend button[value=discard]")
+    assert "Discard 1 message?" in await admin.text()
+    await admin.page.fill("#reason", "nobody waits for it")
+    await admin.press("#sure button")
+    assert "1 discarded" in await admin.text()
+    await admin.go(f"/messages/{messages[0]}")
+    assert await admin.page.inner_text("#status") == "failed"
+    assert "nobody waits for it" in await admin.page.inner_text(".timeline")
+    async with opened(admin.system.settings) as tools:
+        await tools.clients.change_route("stuck", "inbox", actor="system")
+    await admin.go("/admin/parked?client_id=stuck")
+    await admin.page.check("input[name=all]")
+    await admin.press("#mend button[value=resend]")
+    assert "Give back 2 messages?" in await admin.text()
+    # Looking does nothing.
+    assert len(admin.system.query("SELECT 1 FROM messages WHERE client_id='stuck' AND parked=1")) == 2
+    await admin.press("#sure button")
+    assert "2 given back" in await admin.text()
+
+    def delivered() -> bool:
+        rows = admin.system.query("SELECT 1 FROM messages WHERE client_id='stuck' AND status='delivered'")
+        return len(rows) == 2
+
+    await eventually(delivered, within=30)
