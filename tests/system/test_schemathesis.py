@@ -30,7 +30,7 @@ CONFIG = """
 [checks.negative_data_rejection]
 expected-statuses = [207, 400, 401, 403, 404, 405, 408, 409, 413, 414, 415, 429, 431, "5xx"]
 """
-EXAMPLES = 6
+EXAMPLES = 3
 """Of each operation, beside the boundaries of its schema."""
 # Who calls what: certificate, whether with an admin's token, and the operations' paths.
 CALLERS = {
