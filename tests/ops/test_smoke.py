@@ -25,15 +25,12 @@ CHECKS = [
     "Certificates",
     "Logs",
 ]
-HEALTH = {"server": "Server health", "gateway": "Gateway health", "worker": "Worker metrics"}
-
-
-def failures(installation: Installation, **changes: str) -> dict[str, str]:
-    """What failed. A version without a portal has none that could answer."""
-    failed = installation.failed("smoke", **changes)
-    if "portal" not in ROLES:
-        assert "not listening" in failed.pop("Portal health")
-    return failed
+HEALTH = {
+    "server": "Server health",
+    "gateway": "Gateway health",
+    "portal": "Portal health",
+    "worker": "Worker metrics",
+}
 
 
 async def well(installation: Installation) -> None:
@@ -44,16 +41,17 @@ def test_all_nine_pass_where_all_is_well(installation: Installation) -> None:
     """One line each in the requirement's order, exit 0; the roles run on their own here, without `up`."""
     found = installation.checked("smoke")
     assert list(found) == CHECKS
-    assert failures(installation) == {}
+    assert {one["status"] for one in found.values()} == {"ok"}, found
     lines = installation.broker("smoke").stdout.splitlines()
-    assert lines[-1] == f"{sum(one['status'] == 'ok' for one in found.values())} of 9 checks passed."
+    assert [line[2:20].strip() for line in lines[:9]] == CHECKS
+    assert lines[9:] == ["9 of 9 checks passed."]
 
 
 @pytest.mark.parametrize("role", sorted(HEALTH))
 async def test_a_process_that_is_gone(installation: Installation, role: str) -> None:
     """Its service and its health or metrics fail, each with where it was looked for; the rest passes."""
     installation.stop(role)
-    failed = failures(installation)
+    failed = installation.failed("smoke")
     assert set(failed) == {"Services", HEALTH[role]}
     assert failed["Services"] == f"not running: {role}"
     installation.start(role)
@@ -63,7 +61,7 @@ async def test_a_process_that_is_gone(installation: Installation, role: str) -> 
 async def test_a_projector_that_is_gone(installation: Installation) -> None:
     """The list of services names it."""
     installation.stop("projector")
-    assert failures(installation) == {"Services": "not running: projector"}
+    assert installation.failed("smoke") == {"Services": "not running: projector"}
     installation.start("projector")
     await well(installation)
 
@@ -71,20 +69,20 @@ async def test_a_projector_that_is_gone(installation: Installation) -> None:
 def test_a_worker_s_port_where_something_else_answers(installation: Installation) -> None:
     """The projector's metrics are not the worker's."""
     port = str(installation.ports["projector_metrics_port"])
-    failed = failures(installation, BROKER_WORKER_METRICS_PORT=port)
+    failed = installation.failed("smoke", BROKER_WORKER_METRICS_PORT=port)
     assert "without the worker's metrics" in failed["Worker metrics"]
 
 
 def test_servers_that_do_not_answer(installation: Installation) -> None:
     """Database and Redis, each by its own check."""
     mysql = "mysql://u:hidden@127.0.0.1:1/message_system"
-    assert list(failures(installation, BROKER_MYSQL_URL=mysql)) == ["MySQL"]
-    assert list(failures(installation, BROKER_REDIS_URL="redis://127.0.0.1:1/0")) == ["Redis"]
+    assert list(installation.failed("smoke", BROKER_MYSQL_URL=mysql)) == ["MySQL"]
+    assert list(installation.failed("smoke", BROKER_REDIS_URL="redis://127.0.0.1:1/0")) == ["Redis"]
 
 
 def test_a_redis_that_holds_no_such_log(installation: Installation) -> None:
     """It answers, but it is not the one that this installation wrote."""
-    failed = failures(installation, BROKER_LOG_NAME="t-no-such-log")
+    failed = installation.failed("smoke", BROKER_LOG_NAME="t-no-such-log")
     assert "no log" in failed["Redis"]
 
 
@@ -92,11 +90,11 @@ def test_certificates_that_are_gone(installation: Installation, tmp_path: Path) 
     """One that is missing is named; without the CA's nobody can be asked either."""
     certs = shutil.copytree(installation.certs, tmp_path / "certs")
     (certs / "services" / "gateway.crt").unlink()
-    failed = failures(installation, BROKER_CERTS_DIR=str(certs))
+    failed = installation.failed("smoke", BROKER_CERTS_DIR=str(certs))
     assert list(failed) == ["Certificates"]
     assert "gateway.crt is missing" in failed["Certificates"]
     (certs / "ca.crt").unlink()
-    failed = failures(installation, BROKER_CERTS_DIR=str(certs))
+    failed = installation.failed("smoke", BROKER_CERTS_DIR=str(certs))
     assert {"Certificates", "Server health", "Gateway health"} <= set(failed)
     assert "ca.crt is missing" in failed["Server health"]
 
@@ -104,12 +102,12 @@ def test_certificates_that_are_gone(installation: Installation, tmp_path: Path) 
 def test_a_log_directory_that_is_gone(installation: Installation, tmp_path: Path) -> None:
     """Missing, and then no directory."""
     place = str(tmp_path)
-    assert "log is missing" in failures(installation, BROKER_DATA_DIR=place)["Logs"]
+    assert "log is missing" in installation.failed("smoke", BROKER_DATA_DIR=place)["Logs"]
     (tmp_path / "log").write_text("")
-    assert "log is missing" in failures(installation, BROKER_DATA_DIR=place)["Logs"]
+    assert "log is missing" in installation.failed("smoke", BROKER_DATA_DIR=place)["Logs"]
     (tmp_path / "log").unlink()
     (tmp_path / "log").mkdir()
-    assert "Logs" not in failures(installation, BROKER_DATA_DIR=place)
+    assert "Logs" not in installation.failed("smoke", BROKER_DATA_DIR=place)
 
 
 def systemctl(directory: Path, states: dict[str, str]) -> str:
@@ -130,7 +128,7 @@ def test_systemd_s_word_counts_where_it_runs_the_units(installation: Installatio
     units = services.UNITS
     states = dict.fromkeys(units.values(), "active") | {units["worker"]: "failed"}
     del states[units["projector"]]
-    failed = failures(installation, PATH=systemctl(tmp_path, states))
+    failed = installation.failed("smoke", PATH=systemctl(tmp_path, states))
     assert failed["Services"] == (
         "not running: broker-worker.service (failed), broker-projector.service (not installed)"
     )

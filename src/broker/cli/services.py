@@ -12,7 +12,7 @@ from broker.bootstrap import ROLES
 from broker.cli.checks import Finding
 from broker.embedded import probe
 from broker.embedded.plan import plan
-from broker.embedded.probe import Target, reachable
+from broker.embedded.probe import Target
 from broker.embedded.state import State, running
 from broker.settings import Settings
 
@@ -30,18 +30,21 @@ WINDOWS_SERVERS = {"MySQL": ("mysql", "mariadb"), "Redis": ("memurai", "redis")}
 
 def targets(settings: Settings) -> dict[str, Target]:
     """Each process's health page by its name: where `up` runs it, else where the settings put it."""
-    found = {("gateway" if one.role == "gateway" else one.name): one.target for one in plan(settings)}
-    if "portal" not in found:
-        own = settings.certs_dir / "ca.crt"
-        loopback = settings.portal_host in {"127.0.0.1", "::1", "localhost"}
-        host = reachable(settings.portal_host)
-        found["portal"] = Target(host, settings.portal_port, "/health", None if loopback else own)
+    planned = plan(settings)
+    by_role = {one.role: one.target for one in planned}
     state = running(settings.data_dir)
-    for member in state.members if state is not None else []:
-        if member.url is not None and (port := urlsplit(member.url).port):
-            for name in {member.name, member.role} & set(found):
-                found[name] = found[name]._replace(port=port)
+    members = [one for one in state.members if one.url and one.role in by_role] if state is not None else []
+    own = {one.role for one in members}
+    found = {_name(one.role, one.name): one.target for one in planned if one.role not in own}
+    for member in members:
+        port = urlsplit(str(member.url)).port or 443
+        found[_name(member.role, member.name)] = by_role[member.role]._replace(port=port)
     return found
+
+
+def _name(role: str, name: str) -> str:
+    """Several gateways answer on one port: they are one to whoever asks."""
+    return role if role == "gateway" else name
 
 
 async def check(settings: Settings, known: dict[str, Target]) -> Finding:
