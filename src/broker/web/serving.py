@@ -62,7 +62,7 @@ async def serve_surface(
     in_flight: int = DEFAULT.in_flight,
     on_bound: Callable[[int], None] | None = None,
 ) -> None:
-    """As `serve`, over TLS where there is a context, and with the time-outs that the settings give to every surface."""
+    """As `serve`, over TLS where there is a context, with the time-outs that the settings give them all."""
     await serve(
         app,
         host=host,
