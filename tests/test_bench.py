@@ -33,7 +33,7 @@ def test_every_benchmark_is_listed_and_documented():
         [sys.executable, "-m", "broker", "bench"], check=True, capture_output=True, text=True
     ).stdout
     listed = {line.split()[0] for line in shown.splitlines()}
-    assert listed == {"accept", "deliver", "e2e", "page", "project", "soak"}
+    assert listed == {"accept", "audit", "deliver", "e2e", "page", "project", "soak"}
     readme = (BENCHES / "README.md").read_text("utf-8")
     assert all(f"`bench {name}" in readme for name in listed)
 
@@ -73,6 +73,14 @@ def test_project_one_read_model():
     found = json.loads(bench("project", "--messages", "40", "--window", "5", "--only", "attempts"))
     assert found["projections"] == ["attempts"]
     assert found["events_per_second"] > 0
+
+
+def test_audit():
+    """Export and verification: rates of each form, and that every export was found right (the benchmark asserts it)."""
+    found = json.loads(bench("audit", "--messages", "400"))
+    assert found["export_jsonl"]["events"] == 1200
+    assert found["verify_filtered"]["events"] == 60
+    assert all(step["events_per_second"] > 0 for step in found.values())
 
 
 def test_page():
