@@ -152,6 +152,11 @@ async def test_a_retired_master_key_goes(system: System) -> None:
     async with system.client() as producer, admin(system) as reader:
         await send(producer, OLD, "after the old key is gone")
         assert (await reader.get("/portal/profile")).status_code == 200
+    # The key of the digests was sealed by the old one: it is the same as ever, and signs.
+    made = system.run("events", "digests", "--make")
+    assert (made.returncode, made.stderr) == (0, "")
+    used = {json.loads(json.loads(line)["body"])["key"] for line in made.stdout.splitlines()}
+    assert len(used) == 1
 
 
 async def test_after_a_theft(system: System) -> None:

@@ -155,6 +155,7 @@ async def _rotate(
 
     from broker.cli import opening
     from broker.events import directory
+    from broker.events.digests_key import DigestKey
     from broker.events.key_commands import KeyCommands
     from broker.services.server.token_keys import TokenKeys
 
@@ -168,6 +169,7 @@ async def _rotate(
             done["master"] = msgspec.to_builtins(rotated)
         # Opened after that: opening seals the file anew by the active master key.
         token_keys = TokenKeys.open(settings.token_keys_path, tools.keyring)
+        DigestKey.open(settings, tools.keyring)
         if names:
             committed = await rotation.clients(list(dict.fromkeys(names)), actor=opening.ACTOR)
             done["clients"] = {name: one.value for name, one in committed.items()}
@@ -180,8 +182,10 @@ async def _rotate(
 
 async def _remove(settings: Settings, key_id: str) -> None:
     from broker.cli import opening
+    from broker.events.digests_key import DigestKey
     from broker.services.server.token_keys import TokenKeys
 
     async with _opened(settings) as (tools, rotation):
         TokenKeys.open(settings.token_keys_path, tools.keyring)
+        DigestKey.open(settings, tools.keyring)
         await rotation.forget(key_id, actor=opening.ACTOR)
