@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import stat
 from pathlib import Path
 
@@ -56,6 +57,19 @@ async def test_a_process_that_is_gone(installation: Installation, role: str) -> 
     assert failed["Services"] == f"not running: {role}"
     installation.start(role)
     await well(installation)
+
+
+def test_a_process_that_hangs(installation: Installation) -> None:
+    """It takes connections and answers none: both checks fail all the same, within their time."""
+    worker = installation.running["worker"]
+    worker.send_signal(signal.SIGSTOP)
+    try:
+        failed = installation.failed("smoke")
+    finally:
+        worker.send_signal(signal.SIGCONT)
+    assert set(failed) == {"Services", "Worker metrics"}
+    assert failed["Services"] == "not running: worker"
+    assert "no answer" in failed["Worker metrics"]
 
 
 async def test_a_projector_that_is_gone(installation: Installation) -> None:

@@ -7,10 +7,10 @@ from typing import Any, Final
 HEAD: Final = """# Metrics
 
 In Prometheus' text format. Gateway and server show theirs at `/metrics` of their own ports to any
-valid client certificate, and to anybody where `metrics_public` is set; worker and projector at
-`worker_metrics_port` and `projector_metrics_port`. Scrape and alert rules are in
-[ops/prometheus](../ops/prometheus/), a dashboard in [ops/grafana](../ops/grafana/). Histograms have
-`_bucket`, `_sum` and `_count`.
+valid client certificate; where `metrics_public` is set to anybody, and the portal does so, too.
+Worker and projector have ports for it, `worker_metrics_port` and `projector_metrics_port`. Scrape
+and alert rules are in [ops/prometheus](../ops/prometheus/), a dashboard in
+[ops/grafana](../ops/grafana/). Histograms have `_bucket`, `_sum` and `_count`.
 
 This page is written by `python -m broker.cli.reference`.
 """
@@ -19,9 +19,9 @@ GROUPS: Final = (
     (
         "Requests",
         ("broker_http_", "broker_tls_", "broker_certificates_", "broker_rate_"),
-        "gateway and server",
+        "gateway, server and portal",
     ),
-    ("The log", ("broker_log_",), "gateway, server and worker"),
+    ("The log", ("broker_log_",), "gateway, server, portal and worker"),
     ("Delivery", ("broker_delivery_",), "worker"),
     ("Read models", ("broker_projection_",), "projector"),
     ("Archive and trimming", ("broker_archive_", "broker_trim_"), "projector"),

@@ -16,6 +16,8 @@ from broker.embedded.probe import Target
 from broker.embedded.state import State, running
 from broker.settings import Settings
 
+ANSWER_SECONDS = 3.0
+
 UNITS = {role: f"broker-{role}.service" for role in ROLES}
 WINDOWS = {
     "server": "MessageBrokerMainServer",
@@ -66,8 +68,9 @@ async def check(settings: Settings, known: dict[str, Target]) -> Finding:
 async def _answers(target: Target) -> bool:
     """Whatever it answers: that a process is unwell is its own check's to say."""
     try:
-        await probe.get(target, target.path)
-    except (OSError, ValueError):
+        async with asyncio.timeout(ANSWER_SECONDS):
+            await probe.get(target, target.path)
+    except (OSError, ValueError):  # TimeoutError is an OSError
         return False
     return True
 

@@ -87,10 +87,11 @@ async def metrics(targets: dict[str, Target]) -> Finding:
             continue
         url = f"{target.url}/metrics"
         try:
-            status, body = await probe.get(target, "/metrics")
+            async with asyncio.timeout(10):
+                status, body = await probe.get(target, "/metrics")
         except (OSError, ValueError) as error:
             fix = "start it (`broker worker`, or its service), or correct BROKER_WORKER_METRICS_PORT"
-            return Finding("", "failed", f"{url}: {error}", fix)
+            return Finding("", "failed", f"{url}: {str(error) or 'no answer'}", fix)
         if status != 200 or b"broker_delivery_attempts_total" not in body:
             fix = "something else answers there: correct BROKER_WORKER_METRICS_PORT"
             return Finding("", "failed", f"{url} answers {status} without the worker's metrics", fix)
