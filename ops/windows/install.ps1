@@ -23,9 +23,10 @@ if ($LASTEXITCODE -ne 0) {
 foreach ($directory in @($InstallDir, "$InstallDir\data", "$InstallDir\data\log", "$InstallDir\services")) {
     New-Item -ItemType Directory -Path $directory -Force | Out-Null
 }
-# Keys, passwords and data: nobody but administrators and the services.
-& icacls.exe $InstallDir /inheritance:r /grant:r 'SYSTEM:(OI)(CI)F' 'Administrators:(OI)(CI)F' `
-    'LOCAL SERVICE:(OI)(CI)M' | Out-Null
+# Keys, passwords and data: nobody but the system, administrators and the services' LocalService. By their numbers,
+# because Windows translates their names.
+& icacls.exe $InstallDir /inheritance:r /grant:r '*S-1-5-18:(OI)(CI)F' '*S-1-5-32-544:(OI)(CI)F' `
+    '*S-1-5-19:(OI)(CI)M' | Out-Null
 if ($LASTEXITCODE -ne 0) {
     throw "The rights of $InstallDir could not be set."
 }
