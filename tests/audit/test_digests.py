@@ -10,7 +10,7 @@ import pytest
 
 from broker import clock
 from broker.errors import LogRefused
-from broker.events import digests, digests_making, merkle
+from broker.events import digests, digests_making, exported_verifier, merkle
 from broker.events.archive.reader import HistoryGap
 from broker.events.digests import DigestInvalid
 from broker.events.digests_key import DigestKey, DigestKeyError
@@ -126,6 +126,27 @@ async def test_the_key_is_private_and_its_public_half_is_not(audited: Audited) -
     path.write_bytes(b"{}")
     with pytest.raises(DigestKeyError, match="damaged"):
         DigestKey.open(audited.settings, audited.keyring)
+
+
+async def test_another_key_does_not_go_on_by_itself(audited: Audited) -> None:
+    """A lost or another machine's key signs nothing unless told to; both public halves stay to verify with."""
+    await audited.lived(rounds=1)
+    (audited.directory / "keys" / "digest-key").unlink()
+    other = DigestKey.open(audited.settings, audited.keyring)
+    digester = Digester(audited.registry, audited.source, other, audited.identity.log_id)
+    for make in (digester.make, digester.make):
+        with pytest.raises(DigestKeyError, match="--new-key"):
+            await make()
+    made = await digester.make(new_key=True)
+    assert digests.read(made).key == other.public.hex()
+    await digester.make()
+    found, given = lines(await audited.export()), await audited.digest_lines()
+    files = sorted((audited.directory / "certs").glob("digests*.pub"))
+    keys = [exported_verifier.public_key(path.read_text()) for path in files]
+    assert set(keys) == {audited.key.public, other.public}
+    assert verify(found, given, *keys)["key_trusted"]
+    with pytest.raises(exported_verifier.Bad, match="untrusted"):
+        verify(found, given, other.public)
 
 
 async def test_a_changed_newest_digest_is_refused(audited: Audited) -> None:

@@ -71,9 +71,10 @@ def verify(
 
 @click.command()
 @click.option("--make", is_flag=True, help="Sign one now, over everything up to now.")
+@click.option("--new-key", is_flag=True, help="With --make: go on with another key, as the old one is lost.")
 @json_option
 @with_settings
-def digests(settings: Settings, *, make: bool, as_json: bool) -> None:
+def digests(settings: Settings, *, make: bool, new_key: bool, as_json: bool) -> None:
     """The signed digests, a JSON line each, as `events verify --digests` takes them.
 
     One is made every hour. Fetch them now and then and keep them elsewhere: against a digest that you hold,
@@ -81,7 +82,9 @@ def digests(settings: Settings, *, make: bool, as_json: bool) -> None:
     """
     from broker.events import exported_file
 
-    found = asyncio.run(_digests(settings, make=make))
+    if new_key and not make:
+        raise click.UsageError("--new-key goes with --make.")
+    found = asyncio.run(_digests(settings, make=make, new_key=new_key))
     if as_json:
         import msgspec
 
@@ -114,10 +117,9 @@ def verifier() -> None:
 
 
 def _own_key(settings: Settings) -> tuple[Path, ...]:
-    from broker.events.digests_key import PUBLIC_FILE
+    from broker.events.digests_key import PUBLIC_FILES
 
-    own = settings.certs_dir / PUBLIC_FILE
-    return (own,) if own.exists() else ()
+    return tuple(sorted(settings.certs_dir.glob(PUBLIC_FILES)))
 
 
 def _key(path: Path) -> bytes:
@@ -210,13 +212,13 @@ async def _stream(
     report["streams"][stream], report["rows"][stream] = count, table.rows
 
 
-async def _digests(settings: Settings, *, make: bool) -> list[Any]:
+async def _digests(settings: Settings, *, make: bool, new_key: bool) -> list[Any]:
     from broker.cli import export, opening
     from broker.events import digests_making
 
     async with export.exports(settings) as begins:
         if make:
-            await begins.digester.make(actor=opening.ACTOR)
+            await begins.digester.make(actor=opening.ACTOR, new_key=new_key)
         return await digests_making.recorded(begins.source)
 
 

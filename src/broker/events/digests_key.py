@@ -5,6 +5,7 @@ It signs nothing else. Its public half lies beside the CA's certificate, for aud
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from pathlib import Path
@@ -21,6 +22,8 @@ from broker.events.keyring import Keyring
 from broker.settings import Settings
 
 PUBLIC_FILE: Final = "digests.pub"
+PUBLIC_FILES: Final = "digests*.pub"
+"""The newest, and those of keys that were lost."""
 PUBLIC_MODE: Final = 0o644
 _AAD: Final = b"broker digest key 1"
 
@@ -76,11 +79,16 @@ class DigestKey:
         return self._key.sign(content)
 
     def publish(self, path: Path) -> None:
-        """Write the public half as PEM, readable by everybody. Raises OSError."""
+        """Write the public half as PEM, for everybody to read; another key's is kept. Raises OSError."""
         pem = self._key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-        if not path.exists() or path.read_bytes() != pem:
-            private_files.write(path, pem)
-            path.chmod(PUBLIC_MODE)
+        there = path.read_bytes() if path.exists() else None
+        if there == pem:
+            return
+        if there is not None:
+            # What it signed goes on to be verified with it.
+            path.rename(path.with_stem(f"{path.stem}-{hashlib.sha256(there).hexdigest()[:8]}"))
+        private_files.write(path, pem)
+        path.chmod(PUBLIC_MODE)
 
 
 def _sealed(seed: _Seed, keyring: Keyring) -> bytes:

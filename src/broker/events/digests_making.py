@@ -17,7 +17,7 @@ from broker.errors import BrokerError
 from broker.events import codec, digests, merkle, types
 from broker.events.control import Changes, Registry, View
 from broker.events.digests import Digest, Signed, StreamDigest
-from broker.events.digests_key import DigestKey
+from broker.events.digests_key import DigestKey, DigestKeyError
 from broker.events.exported_source import Source, linked
 from broker.events.keys import HOUR_MS
 from broker.events.positions import CONTROL, Position, start
@@ -66,16 +66,21 @@ class Digester:
         """The digest of this hour, made now unless it was; None then. Raises as `make`."""
         return await self._make(hourly=True, actor=ACTOR, correlation_id=None)
 
-    async def make(self, *, actor: str = ACTOR, correlation_id: str | None = None) -> Signed:
+    async def make(
+        self, *, actor: str = ACTOR, correlation_id: str | None = None, new_key: bool = False
+    ) -> Signed:
         """A digest over all there is now; the newest again where nothing has happened since.
 
-        Raises LogUnavailable, LogRefused, DigestInvalid (the newest was changed), UnknownEvent.
+        Raises LogUnavailable, LogRefused, DigestInvalid (the newest was changed), UnknownEvent, and
+        DigestKeyError where another key signed so far, unless told that this one is to go on (`new_key`).
         """
-        found = await self._make(hourly=False, actor=actor, correlation_id=correlation_id)
+        found = await self._make(hourly=False, actor=actor, correlation_id=correlation_id, new_key=new_key)
         assert found is not None  # noqa: S101  only the hourly one can be made already
         return found
 
-    async def _make(self, *, hourly: bool, actor: str, correlation_id: str | None) -> Signed | None:
+    async def _make(
+        self, *, hourly: bool, actor: str, correlation_id: str | None, new_key: bool = False
+    ) -> Signed | None:
         more = False
         while True:
             newest = await self.newest()
@@ -83,12 +88,16 @@ class Digester:
             now = clock.now_ms()
             if hourly and not more and before is not None and not _due(before, now):
                 return None
+            if before is not None and not new_key:
+                self._check_key(before)
             known = {} if before is None else before.streams
             steps = {
                 stream: await self._advance(stream, digests.of(known, stream))
                 for stream in self._source.streams
             }
-            if newest is not None and not hourly and not any(step.news for step in steps.values()):
+            same_key = before is not None and before.key == self._key.public.hex()
+            news = hourly or any(step.news for step in steps.values())
+            if newest is not None and same_key and not news:
                 return newest
             signed = self._sign(newest, {stream: step.state for stream, step in steps.items()}, now)
             try:
@@ -98,6 +107,14 @@ class Digester:
                 continue
             if not (more := any(step.more for step in steps.values())):
                 return msgspec.structs.replace(signed, position=position)
+
+    def _check_key(self, before: Digest) -> None:
+        if before.key != self._key.public.hex():
+            raise DigestKeyError(
+                f"Digest {before.number} was signed with {before.key}, the key here is "
+                f"{self._key.public.hex()}. Restore keys/digest-key from its backup or from where it is; "
+                "if it is lost, go on with this one: broker events digests --make --new-key"
+            )
 
     async def _advance(self, stream: str, before: StreamDigest) -> _Advance:
         """What the next digest says of a stream."""
