@@ -33,7 +33,7 @@ def test_every_benchmark_is_listed_and_documented():
         [sys.executable, "-m", "broker", "bench"], check=True, capture_output=True, text=True
     ).stdout
     listed = {line.split()[0] for line in shown.splitlines()}
-    assert listed == {"accept", "audit", "deliver", "e2e", "page", "project", "soak"}
+    assert listed == {"accept", "audit", "deliver", "e2e", "page", "portal", "project", "soak"}
     readme = (BENCHES / "README.md").read_text("utf-8")
     assert all(f"`bench {name}" in readme for name in listed)
 
@@ -87,6 +87,13 @@ def test_page():
     """Paging: what each list takes, for several readers at once."""
     found = json.loads(bench("page", "--messages", "600", "--readers", "2", "--pages", "2"))
     assert found
+
+
+def test_portal():
+    """People clicking: what each page takes, and all together."""
+    found = json.loads(bench("portal", "--messages", "300", "--people", "2", "--pages", "6", "--pause", "0"))
+    assert found["all"]["pages"] >= 12
+    assert {"dashboard", "overview", "list", "failed", "message", "next page"} <= set(found["milliseconds"])
 
 
 def test_end_to_end():

@@ -225,6 +225,18 @@ async def test_the_overview_is_live(admin):
     )
 
 
+async def test_the_overview_says_when_its_reader_was_signed_out(admin):
+    """The stream ends with a link to the login page, and asks no more."""
+    await admin.go("/admin")
+    await admin.page.wait_for_function("() => document.querySelector('.tile dd').innerText !== '…'")
+    other = await admin.page.context.new_page()
+    await other.goto(admin.base + "/profile")
+    async with other.expect_navigation():
+        await other.click(".who button")
+    await admin.page.wait_for_selector("text=You are signed out.", timeout=30_000)
+    assert await admin.page.get_attribute("#figures a", "href") == "/login?next=%2Fadmin"
+
+
 async def test_read_models_and_streams_are_shown(admin):
     """Each read model runs on its streams; each stream has its groups."""
     await admin.go("/admin/projections")

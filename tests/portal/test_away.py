@@ -113,6 +113,16 @@ async def test_elsewhere_than_on_loopback_it_speaks_tls(world):
         assert (await client.get("/profile")).status_code == 200
 
 
+@pytest.mark.parametrize("public", [True, False])
+async def test_metrics_are_shown_where_they_may_be(world, public):
+    """Browsers have no client certificates: without `metrics_public` there are none to be seen."""
+    async with portal(world, "mysql://nobody@127.0.0.1:1/none", metrics_public=public) as client:
+        await client.get("/login")
+        answer = await client.get("/metrics")
+        assert answer.status_code == (200 if public else 404)
+        assert ('role="portal",route="/login"' in answer.text) == public
+
+
 @pytest.mark.parametrize(
     ("host", "plain"),
     [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False),

@@ -78,7 +78,9 @@ async def photograph(person, directory, name: str) -> None:
     plain = re.sub(r"[^a-z0-9]+", "-", re.sub(r"[0-9a-f-]{30,}|\d+:\d+-\d+", "one", name)).strip("-")
     for scheme in ("light", "dark"):
         await person.page.emulate_media(color_scheme=scheme)
-        await person.page.screenshot(path=directory / f"{plain}-{scheme}.png", full_page=True)
+        await person.page.screenshot(
+            path=directory / f"{plain}-{scheme}.png", full_page=True, animations="disabled"
+        )
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 import httpx
@@ -180,6 +181,31 @@ def test_scripts_requests_are_led_to_the_login_page(anonymous):
     answer = anonymous.get("/messages?page=2&live=1", headers=headers)
     assert answer.headers["hx-redirect"] == "/login?next=%2Fmessages%3Fpage%3D2"
     assert answer.content == b""
+
+
+@pytest.mark.case("TC-L-010")
+async def test_a_dozen_people_at_once(system):
+    """Each signs in from an address of their own and reads pages, all at the same time; each sees their own."""
+
+    async def use(number: int) -> None:
+        transport = httpx.AsyncHTTPTransport(local_address=f"127.0.1.{number + 1}")
+        base = f"http://127.0.0.1:{system.ports()['portal_port']}"
+        email = ("reader@example.com", "boss@example.com", "other@example.com")[number % 3]
+        async with httpx.AsyncClient(transport=transport, base_url=base, timeout=60) as client:
+            csrf = word((await client.get("/login")).text)
+            given = {"email": email, "password": PASSWORD, "csrf": csrf, "next": "/"}
+            assert (await client.post("/login", data=given)).status_code == 303
+            for path in (
+                "/",
+                "/messages",
+                "/profile",
+                "/messages?status=delivered",
+                "/messages?status=failed",
+            ):
+                answer = await client.get(path)
+                assert (answer.status_code, email in answer.text) == (200, True), path
+
+    await asyncio.gather(*(use(number) for number in range(12)))
 
 
 def test_health(anonymous):

@@ -141,6 +141,15 @@ async def page(store: Store, wanted: Filter, *, per_page: int, at: int | Cursor 
     return Page(listed, total, exact, number, per_page, pages, following)
 
 
+async def newest(store: Store, wanted: Filter, count: int) -> list[Listed]:
+    """The newest that match, without counting the others. Raises StoreUnavailable."""
+    wanted = await _narrowed(store, wanted)
+    branches = _branches(wanted)
+    if not branches:
+        return []
+    return [_listed(row) for row in await store.select(*page_query(wanted, branches, 1, count))]
+
+
 async def sealed(store: Store, message_ids: Iterable[str]) -> dict[str, bytes]:
     """The ciphertexts of messages, by id, for who may show something of their insides."""
     wanted = tuple(message_ids)

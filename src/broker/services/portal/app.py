@@ -14,7 +14,7 @@ from broker.services.portal.parts import Parts
 from broker.services.portal.profile import Profile
 from broker.services.portal.secured import Secured
 from broker.services.portal.signing import Signing
-from broker.web import application
+from broker.web import application, metrics
 from broker.web.health import Checks, Health
 from broker.web.rate_limit import RateLimited, RateLimits
 
@@ -25,6 +25,7 @@ def build(parts: Parts, checks: Checks, limits: RateLimits, *, secure: bool) -> 
     """The application. `secure`: it is served over TLS."""
     routes = [
         Route(HEALTH, Health(checks).endpoint, methods=["GET"]),
+        *([Route("/metrics", metrics.endpoint)] if parts.settings.metrics_public else []),
         *assets.routes(),
         *Signing(parts.gate, parts.accounts).routes(),
         *Dashboard(parts).routes(),

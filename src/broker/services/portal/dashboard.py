@@ -39,9 +39,9 @@ class Dashboard:
             return pages.see("/audit")
         store, clients = self._parts.queries.store, visitor.clients
         now = clock.now_ms()
-        hours, page, waiting = await asyncio.gather(
+        hours, latest, waiting = await asyncio.gather(
             activity.by_hour(store, now - _DAY_MS, now, clients),
-            listing.page(store, Filter(clients), per_page=_LATEST),
+            listing.newest(store, Filter(clients), _LATEST),
             listing.page(store, Filter(clients, status="queued"), per_page=1),
         )
         return pages.render(
@@ -50,7 +50,7 @@ class Dashboard:
             hours=hours,
             today=_since_midnight(hours, now),
             waiting=waiting,
-            messages=await shown(self._parts, page.messages),
+            messages=await shown(self._parts, latest),
         )
 
 

@@ -88,6 +88,16 @@ class Gate:
             raise Problem("forbidden", f"This page is not for people of the role {user.role}.")
         return visitor
 
+    async def holds(self, visitor: Visitor) -> bool:
+        """Whether somebody let in a while ago still would be, with the same role and the same ticket."""
+        if clock.now_ms() - visitor.ticket.seen_ms > self._idle_ms:
+            return False
+        try:
+            user = await self._accounts.sessions.user(visitor.ticket.session_id)
+        except SessionEnded:
+            return False
+        return user.role == visitor.user.role
+
     def ticket(self, request: Request) -> Ticket | None:
         """The browser's ticket, whatever it is good for."""
         return self._cookies.read(request.cookies)

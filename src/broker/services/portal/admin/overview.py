@@ -22,7 +22,7 @@ from broker.projections.condition import Projection
 from broker.projections.statistics import HOUR_MS
 from broker.services.portal import pages
 from broker.services.portal.parts import Parts
-from broker.services.portal.visitors import SignInNeeded
+from broker.services.portal.visitors import SignInNeeded, Visitor
 from broker.web.problems import Problem
 
 EVERY_SECONDS: Final = 2.0
@@ -150,26 +150,41 @@ class Overview:
 
     async def live(self, request: Request) -> Response:
         """The figures every two seconds, as server-sent events, for as long as the session holds."""
-        await self._parts.gate(request, "admin")
+        try:
+            visitor = await self._parts.gate(request, "admin")
+        except SignInNeeded:
+            # A stream cannot lead anywhere: its last word is a link.
+            return _stream(_farewell())
         if self._watching >= MAX_WATCHING:
             raise Problem("overloaded", "Too many people watch the overview at once.")
-        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-        return StreamingResponse(self._events(request), headers=headers, media_type="text/event-stream")
+        return _stream(self._events(visitor))
 
-    async def _events(self, request: Request) -> AsyncIterator[str]:
+    async def _events(self, visitor: Visitor) -> AsyncIterator[str]:
         self._watching += 1
         try:
             while not self._parts.stopping.is_set():
                 try:
-                    await self._parts.gate(request, "admin")
-                    figures = {"now": await self._sampler(), "away": ""}
-                except (SignInNeeded, Problem):
-                    # The page asks again, and is led to the login page.
-                    return
+                    if not await self._parts.gate.holds(visitor):
+                        # The browser comes again by itself, perhaps with a newer ticket from another page.
+                        return
+                    text = pages.fragment("figures.html", now=await self._sampler(), away="")
                 except BrokerError as error:
-                    figures = {"now": None, "away": error.message}
-                text = pages.fragment("figures.html", **figures)
-                yield "".join(f"data: {line}\n" for line in text.splitlines()) + "\n"
+                    text = pages.fragment("figures.html", now=None, away=error.message)
+                yield _event(text)
                 await lifecycle.wait_for(self._parts.stopping, EVERY_SECONDS)
         finally:
             self._watching -= 1
+
+
+async def _farewell() -> AsyncIterator[str]:
+    yield _event(pages.fragment("signed_out.html", next="/admin"))
+    yield "event: ended\ndata: -\n\n"
+
+
+def _event(text: str) -> str:
+    return "".join(f"data: {line}\n" for line in text.splitlines()) + "\n"
+
+
+def _stream(events: AsyncIterator[str]) -> Response:
+    headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+    return StreamingResponse(events, headers=headers, media_type="text/event-stream")
