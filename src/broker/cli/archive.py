@@ -78,7 +78,7 @@ def verify(settings: Settings, streams: tuple[str, ...], log_id: str | None, *, 
     """
     from broker.events.archive import storage
 
-    found = _verified(storage.opened(settings), _log_id(settings, log_id), streams)
+    found = _verified(storage.opened(settings), settings, log_id, streams)
     if as_json:
         print_json(found)
     else:
@@ -139,10 +139,24 @@ def _show(found: list[Standing]) -> None:
     tables.show(names, rows, ("segments", "events", "behind", "trimmed"))
 
 
-def _verified(where: Storage, log_id: str | None, names: tuple[str, ...]) -> list[Verified]:
+def _verified(
+    where: Storage, settings: Settings, given: str | None, names: tuple[str, ...]
+) -> list[Verified]:
     from broker.events.archive import store
     from broker.events.archive.verification import verify as check
 
+    log_id, known = meant(where, settings, given)
+    for name in names:
+        if name not in known:
+            raise NotFound(f"{where.shown} holds no stream {name}; there are {', '.join(known)}.")
+    return [check(store.StreamArchive(where, log_id, name)) for name in names or known]
+
+
+def meant(where: Storage, settings: Settings, given: str | None) -> tuple[str, list[str]]:
+    """The log of the archive that is meant, and its streams. Raises NotFound."""
+    from broker.events.archive import store
+
+    log_id = _log_id(settings, given)
     if log_id is None:
         logs = where.names("")
         if len(logs) != 1:
@@ -151,10 +165,7 @@ def _verified(where: Storage, log_id: str | None, names: tuple[str, ...]) -> lis
     known = store.streams(where, log_id)
     if not known:
         raise NotFound(f"{where.shown} holds nothing of the log {log_id} yet.")
-    for name in names:
-        if name not in known:
-            raise NotFound(f"{where.shown} holds no stream {name}; there are {', '.join(known)}.")
-    return [check(store.StreamArchive(where, log_id, name)) for name in names or known]
+    return log_id, known
 
 
 def _log_id(settings: Settings, given: str | None) -> str | None:

@@ -77,12 +77,12 @@ async def answering(redis: Redis, settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def store(settings: Settings) -> AsyncIterator[Store]:
-    """The database of the read models. Raises NotRunning."""
+async def store(settings: Settings, *, pool: int = 2) -> AsyncIterator[Store]:
+    """The database of the read models, with so many connections at most. Raises NotRunning."""
     from broker.projections.store import Store
 
     settings = resolved(settings)
-    opened = Store(settings.mysql_url or "", pool=2)
+    opened = Store(settings.mysql_url or "", pool=pool)
     try:
         try:
             await opened.ping()

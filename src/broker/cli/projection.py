@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from broker.cli import rebuilding
 from broker.cli.common import json_option, print_json, with_settings
 from broker.settings import Settings
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 @click.group()
 def projection() -> None:
     """Read models: the tables that projectors build from the log."""
+
+
+projection.add_command(rebuilding.rebuild)
 
 
 @projection.command("list")

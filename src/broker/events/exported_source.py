@@ -47,10 +47,11 @@ class History:
         archive = StreamArchive(self._storage, self._identity.log_id, stream)
         incarnation = self._identity.incarnations[stream]
         async for block in reader.history(archive, self._redis, self._keys[stream], incarnation, after):
-            yield [_event(entry) for entry in block]
+            yield [event(entry) for entry in block]
 
 
-def _event(entry: Entry) -> Stored:
+def event(entry: Entry) -> Stored:
+    """An entry as the event that it is. Raises UnknownEvent for what is none."""
     if isinstance(entry, Malformed):
         raise entry.error
     return entry

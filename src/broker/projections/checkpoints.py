@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -14,9 +14,14 @@ from broker.projections import sql
 from broker.projections.base import clip
 from broker.projections.store import Store, Transaction
 
+HELD: Final = "Rebuilt tables are taking the place of its own."
+
 
 class Checkpoint(msgspec.Struct, frozen=True):
-    """`events` counts all events of the stream up to `position`; `halted` says why it goes no further."""
+    """`events` counts all events of the stream up to `position`; `halted` says why it goes no further.
+
+    `held`: it stands still while rebuilt tables take the place of its own.
+    """
 
     projection: str
     position: Position
@@ -24,6 +29,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
     incarnation: str
     state: bytes | None = None
     halted: str | None = None
+    held: bool = False
 
 
 class Move(msgspec.Struct, frozen=True):
@@ -83,7 +89,8 @@ async def move(transaction: Transaction, stream: str, epoch: int, moves: Sequenc
         f"UPDATE checkpoints c JOIN ({targets}) n ON c.projection=n.p AND c.ms=n.at_ms AND c.seq=n.at_seq "
         "SET c.ms=n.to_ms,c.seq=n.to_seq,c.events=c.events+n.more,c.state=n.st,c.halted=n.why,"
         f"c.epoch={epoch},c.updated_at={sql.stamp(clock.now_ms())} "
-        f"WHERE c.stream={_ascii(stream)} AND c.incarnation={_ascii(moves[0].before.incarnation)}"
+        f"WHERE c.stream={_ascii(stream)} AND c.incarnation={_ascii(moves[0].before.incarnation)} "
+        "AND c.held=0"
     )
     if changed != len(moves):
         raise LeaseLost(f"{len(moves) - changed} checkpoints of stream {stream} were moved by another owner.")
@@ -94,6 +101,14 @@ async def resume(store: Store, projection: str, stream: str | None = None) -> in
     where = "projection=%s AND halted IS NOT NULL" + ("" if stream is None else " AND stream=%s")
     args = (projection,) if stream is None else (projection, stream)
     return await store.execute(f"UPDATE checkpoints SET halted=NULL WHERE {where}", args)
+
+
+async def hold(session: Transaction, projection: str, *, held: bool) -> None:
+    """Keep every owner from moving the projection's checkpoints, or let them.
+
+    On return no transaction that moves one is under way: whatever was, has ended.
+    """
+    await session.execute(f"UPDATE checkpoints SET held={held:d} WHERE projection={_ascii(projection)}")
 
 
 async def halted(store: Store, stream: str) -> dict[str, str]:
@@ -128,7 +143,8 @@ async def adopt(store: Store, stream: str, incarnation: str) -> int:
 
 async def _rows(store: Store, stream: str) -> dict[str, Checkpoint]:
     rows = await store.select(
-        "SELECT projection,ms,seq,events,incarnation,state,halted FROM checkpoints WHERE stream=%s", (stream,)
+        "SELECT projection,ms,seq,events,incarnation,state,halted,held FROM checkpoints WHERE stream=%s",
+        (stream,),
     )
     return {row["projection"]: _checkpoint(stream, row) for row in rows}
 
@@ -140,7 +156,8 @@ def _checkpoint(stream: str, row: dict[str, Any]) -> Checkpoint:
         row["events"],
         row["incarnation"],
         row["state"],
-        row["halted"],
+        HELD if row["held"] and row["halted"] is None else row["halted"],
+        bool(row["held"]),
     )
 
 

@@ -20,6 +20,7 @@ from broker.projections import base, checkpoints
 from broker.projections.base import Projection
 from broker.projections.checkpoints import Checkpoint
 from broker.projections.committing import Committer
+from broker.projections.rebuild import switching
 from broker.projections.status import State, StreamStatus
 from broker.projections.store import Store, StoreRetry
 from broker.telemetry import get_logger
@@ -196,6 +197,9 @@ class StreamRunner:
         if clock.monotonic() - self._looked < LOOK_SECONDS:
             return
         self._looked = clock.monotonic()
+        for name, at in self._committer.at.items():
+            if at.held:
+                await switching.release_abandoned(self._store, self._projections[name])
         still = await checkpoints.halted(self._store, self.stream)
         if any(at.halted is not None and name not in still for name, at in self._committer.at.items()):
             await self._load()

@@ -122,6 +122,24 @@ class Store:
             yield Transaction(connection, self._limit)
             await connection.query("COMMIT")
 
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[Transaction]:
+        """A connection of one's own for as long as the block takes: its settings and named locks end with it.
+
+        Each statement commits by itself. Raises as `transaction` does.
+        """
+        async with self._places:
+            try:
+                connection = await self._connect()
+            except _FAILURES as error:
+                raise translate(error) from error
+            try:
+                yield Transaction(connection, self._limit)
+            except _FAILURES as error:
+                raise translate(error) from error
+            finally:
+                connection.close()
+
     async def select(self, statement: str, args: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """The rows of a SELECT as dicts. Raises StoreUnavailable."""
         async with self._connected() as connection, connection.cursor(aiomysql.DictCursor) as cursor:

@@ -1,0 +1,1 @@
+"""Rebuilding read models: shadow tables are filled from the history, then take the place of the others."""

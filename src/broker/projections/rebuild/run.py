@@ -1,0 +1,276 @@
+"""A rebuild from beginning to end: taken up after a crash, patient with what is away, one at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Final, Literal
+
+import msgspec
+
+from broker import clock
+from broker.errors import LogRefused, LogUnavailable, StoreUnavailable
+from broker.events import types
+from broker.events.archive.storage import ArchiveUnavailable
+from broker.events.positions import Position
+from broker.lifecycle import backoff
+from broker.projections import catalog, checkpoints
+from broker.projections.base import Projection
+from broker.projections.rebuild import building, comparing, progress, shadow, switching
+from broker.projections.rebuild.building import BATCH, Builder
+from broker.projections.rebuild.comparing import Difference
+from broker.projections.rebuild.progress import Part, RebuildCancelled
+from broker.projections.rebuild.sources import Source
+from broker.projections.store import Store, StoreRetry, Transaction
+from broker.telemetry import get_logger
+
+log = get_logger(__name__)
+
+NEAR_SECONDS: Final = 1.0
+"""Once a pass over what is new took less, the projection can be held for one more."""
+
+Record = Callable[[types.Event], Awaitable[object]]
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far a rebuild is, in events of all its streams; the rate is this process' own."""
+
+    projection: str
+    phase: Literal["building", "switching", "waiting"]
+    events: int
+    total: int
+    rate: float | None
+    seconds_left: float | None
+    waiting_for: str | None = None
+
+
+class Estimate(msgspec.Struct, frozen=True):
+    """What a rebuild would take. `seconds` is None while there is nothing to measure by."""
+
+    projection: str
+    tables: tuple[str, ...]
+    events: int
+    rate: float | None
+    seconds: float | None
+
+
+class Result(msgspec.Struct, frozen=True):
+    """How a rebuild ended; `differences` only where they were asked for."""
+
+    projection: str
+    outcome: Literal["switched", "discarded"]
+    events: int
+    seconds: float
+    differences: list[Difference] | None = None
+
+
+def named(name: str) -> Projection | None:
+    """The projection of this name."""
+    return next((each for each in catalog.projections() if each.name == name), None)
+
+
+def rate(parts: list[Part], now_ms: int) -> float | None:
+    """Events a second since the process that builds took it up; None before there is anything to go by."""
+    done = sum(part.events - part.started_with for part in parts)
+    began = min((part.started_ms for part in parts), default=now_ms)
+    return done * 1000 / (now_ms - began) if done > 0 and now_ms > began else None
+
+
+def progress_of(parts: list[Part], *, waiting_for: str | None = None) -> Progress:
+    """The progress that these parts make."""
+    latest = max(part.updated_ms for part in parts)
+    events, total = sum(part.events for part in parts), sum(part.total for part in parts)
+    speed = rate(parts, latest)
+    left = None if speed is None else max(0, total - events) / speed
+    phase: Literal["building", "switching", "waiting"] = parts[0].phase if waiting_for is None else "waiting"
+    return Progress(parts[0].projection, phase, events, max(total, events), speed, left, waiting_for)
+
+
+async def estimate(store: Store, source: Source, projection: Projection) -> Estimate:
+    """How many events a rebuild would read and about how long it would take, by trying some."""
+    totals = await source.totals()
+    events = sum(total for stream, total in totals.items() if projection.wants(stream))
+    speed = await building.measured(store, source, projection)
+    return Estimate(projection.name, projection.tables, events, speed, events / speed if speed else None)
+
+
+async def cancel(store: Store, projection: Projection) -> bool:
+    """End a rebuild that was begun, running or not; False where there is none. Raises StoreUnavailable."""
+    if not await progress.load(store, projection.name):
+        return False
+    await progress.ask_to_cancel(store, projection.name)
+    async with store.session() as session:
+        with suppress(progress.RebuildRunning):
+            await progress.take_lock(session, projection.name)
+            if await switching.settle(session, projection) == "building":
+                await switching.discard(session, projection)
+            await progress.release_lock(session, projection.name)
+    return True
+
+
+class Rebuild:
+    """Rebuilds one projection. `switch`: whether the tables change places in the end."""
+
+    def __init__(
+        self,
+        store: Store,
+        source: Source,
+        projection: Projection,
+        *,
+        record: Record | None = None,
+        compare: bool = False,
+        switch: bool = True,
+        batch: int = BATCH,
+        on_progress: Callable[[Progress], None] = lambda _: None,
+    ) -> None:
+        self._store = store
+        self._source = source
+        self._projection = projection
+        self._version = catalog.version(projection.name)
+        self._record = record
+        self._compare = compare
+        self._switch = switch
+        self._batch = batch
+        self._on_progress = on_progress
+        self._streams = [stream for stream in source.streams if projection.wants(stream)]
+        self._builder: Builder | None = None
+        self._switching = False
+        self._differences: list[Difference] | None = None
+
+    async def run(self) -> Result:
+        """Rebuild; waits for servers that are away and goes on where it was.
+
+        Raises RebuildRunning, RebuildCancelled, RebuildStopped, RebuildBlocked, LogRefused, HistoryGap,
+        ArchiveDamaged. After all but a cancellation it can be taken up again.
+        """
+        began = clock.monotonic()
+        waits = backoff(0.2)
+        events: int | None = None
+        while events is None:
+            try:
+                events = await self._attempt()
+            except RebuildCancelled:
+                await self._ended("cancelled")
+                raise
+            except LogRefused:
+                raise
+            except (StoreUnavailable, StoreRetry, LogUnavailable, ArchiveUnavailable) as error:
+                if self._builder is None and isinstance(error, StoreUnavailable):
+                    # Nothing was ever begun: whoever calls should hear of it.
+                    raise
+                log.warning("rebuild_waiting", projection=self._projection.name, reason=error.detail)
+                self._show(waiting_for=error.code)
+                await asyncio.sleep(next(waits))
+        outcome: Literal["switched", "discarded"] = "switched" if self._switch else "discarded"
+        await self._ended("switched" if self._switch else "cancelled", events)
+        seconds = clock.monotonic() - began
+        return Result(self._projection.name, outcome, events, seconds, self._differences)
+
+    async def _attempt(self) -> int:
+        """One attempt on one connection, whose lock keeps others away; the events in the tables."""
+        projection = self._projection
+        async with self._store.session() as session:
+            await progress.take_lock(session, projection.name)
+            found = await switching.settle(session, projection)
+            if found == "switched" or (found == "nothing" and self._switching):
+                # By us, or for us by whoever came upon what we had begun.
+                return self._builder.events if self._builder is not None else 0
+            if found == "nothing" and self._builder is not None:
+                raise RebuildCancelled(f"The rebuild of {projection.name} was cancelled.")
+            builder = self._builder = await self._begin(session)
+            try:
+                await self._fill(builder)
+                await self._close_up(session, builder)
+                if self._compare:
+                    self._differences = await comparing.compare(session, projection)
+                if self._switch:
+                    self._switching = True
+                    await switching.switch(session, projection)
+                else:
+                    await switching.discard(session, projection)
+            except RebuildCancelled:
+                await switching.discard(session, projection)
+                raise
+            except BaseException:
+                # With the connection gone, the next owner of a stream or the next attempt does it.
+                with suppress(Exception):
+                    await checkpoints.hold(session, projection.name, held=False)
+                raise
+            return builder.events
+
+    async def _begin(self, session: Transaction) -> Builder:
+        """What there is of shadow tables, if it can be gone on with, else empty ones."""
+        name = self._projection.name
+        incarnations = {stream: self._source.incarnations[stream] for stream in self._streams}
+        parts = await progress.load(self._store, name)
+        known = {part.position.stream: part.incarnation for part in parts}
+        stale = any(part.version != self._version or part.cancelled for part in parts)
+        if parts and (stale or known != incarnations):
+            await switching.discard(session, self._projection)
+            parts = []
+        if not parts:
+            await shadow.create(session, self._projection.tables, shadow.NEXT)
+            await progress.begin(session, name, self._version, incarnations)
+            if self._record is not None and self._builder is None:
+                await self._record(types.ReplayStarted(name, self._version))
+        totals = await self._source.totals()
+        await progress.started(session, name, {stream: totals.get(stream, 0) for stream in self._streams})
+        parts = await progress.load(self._store, name)
+        return Builder(
+            self._store,
+            self._source,
+            self._projection,
+            parts,
+            batch=self._batch,
+            on_progress=self._show,
+        )
+
+    async def _fill(self, builder: Builder) -> None:
+        """Take the history in, again and again, until little is left."""
+        while True:
+            began = clock.monotonic()
+            await builder.advance(await self._ends())
+            if clock.monotonic() - began < NEAR_SECONDS:
+                return
+
+    async def _close_up(self, session: Transaction, builder: Builder) -> None:
+        """Hold the projection and bring the shadow tables to where it stands, or further where it lags."""
+        for stream in self._streams:
+            # Without a row there would be nothing to hold.
+            incarnation = self._source.incarnations[stream]
+            await checkpoints.load(self._store, stream, [self._projection.name], incarnation)
+        await checkpoints.hold(session, self._projection.name, held=True)
+        stands = await self._stands()
+        await builder.advance({stream: at.position for stream, at in stands.items()})
+        for stream, at in stands.items():
+            if builder.parts[stream].position < at.position:
+                raise building.RebuildStopped(
+                    f"{self._projection.name} stands at {at.position}, and the history read ends at "
+                    f"{builder.parts[stream].position}."
+                )
+
+    async def _ends(self) -> dict[str, Position | None]:
+        """How far to go on each stream: where the projection stands, so that the two can be compared.
+
+        Where it has not begun, stands still or nobody moves it, all there is.
+        """
+        stands = await self._stands()
+        found: dict[str, Position | None] = dict.fromkeys(self._streams)
+        for stream, at in stands.items():
+            if at.halted is None and at.events:
+                found[stream] = at.position
+        return found
+
+    async def _stands(self) -> dict[str, checkpoints.Checkpoint]:
+        rows = await checkpoints.everything(self._store)
+        name = self._projection.name
+        return {row.position.stream: row for row in rows if row.projection == name}
+
+    def _show(self, waiting_for: str | None = None) -> None:
+        if self._builder is not None:
+            self._on_progress(progress_of(list(self._builder.parts.values()), waiting_for=waiting_for))
+
+    async def _ended(self, outcome: Literal["switched", "cancelled"], events: int = 0) -> None:
+        if self._record is not None:
+            await self._record(types.ReplayFinished(self._projection.name, self._version, outcome, events))

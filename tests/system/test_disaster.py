@@ -1,0 +1,111 @@
+"""Read models lost on a running system, and a database that is empty: both come back from what is archived."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from support import databases
+from support.readmodels import TABLES
+from support.system import System, eventually, running
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory):
+    with running(
+        tmp_path_factory.mktemp("disaster"), archive_segment_seconds=0.3, stream_history=0, retry_interval=1.0
+    ) as found:
+        yield found
+
+
+async def send(system: System, count: int) -> None:
+    """Messages accepted by the gateway."""
+    async with system.client() as client:
+        sent = [
+            client.post(
+                "/api/v1/messages", json={"sender_number": "+4915200000000", "message_body": f"no {n}"}
+            )
+            for n in range(count)
+        ]
+        assert {answer.status_code for answer in await asyncio.gather(*sent)} == {202}
+
+
+def delivered(system: System) -> int:
+    return system.query("SELECT COUNT(*) AS n FROM messages WHERE status='delivered'")[0]["n"]
+
+
+def rows(url: str) -> dict[str, Any]:
+    """Every row of every read model, but what happened after the last event archived."""
+    found: dict[str, Any] = {}
+    with databases.connected(url) as link, link.cursor() as cursor:
+        for table, order in TABLES.items():
+            cursor.execute(f"SELECT * FROM {table} ORDER BY {order}")
+            found[table] = cursor.fetchall()
+    return found
+
+
+def behind(system: System) -> int:
+    """Events of the partitions that are not archived yet."""
+    status = json.loads(system.run("archive", "status", "--json").stdout)
+    return sum(one["behind"] for one in status)
+
+
+async def test_tables_dropped_under_a_live_system(system: System) -> None:
+    """Every table dropped while messages arrive: rebuilt by one command, equal row by row, nothing delivered twice."""
+    await send(system, 40)
+    await eventually(lambda: delivered(system) == 40)
+    await eventually(lambda: behind(system) == 0)
+    for table in TABLES:
+        system.query(f"DROP TABLE {table}")
+    await send(system, 40)
+    done = await asyncio.to_thread(system.run, "projection", "rebuild", "--all", "--json")
+    assert done.returncode == 0, done.stderr
+    assert {one["outcome"] for one in json.loads(done.stdout)} == {"switched"}
+    await eventually(lambda: delivered(system) == 80)
+    attempts = system.query("SELECT COUNT(*) AS n,COUNT(DISTINCT message_id) AS messages FROM attempts")[0]
+    assert attempts == {"n": 80, "messages": 80}
+    done = await asyncio.to_thread(system.run, "projection", "rebuild", "--all", "--no-switch")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(", equal.") == len(TABLES)
+    await eventually(lambda: system.status()["healthy"])
+
+
+async def test_what_is_asked_for(system: System) -> None:
+    """A dry run tells how many events and how long, a cancellation that nothing runs, a wrong name which there are."""
+    events = system.query("SELECT SUM(events) AS n FROM checkpoints WHERE projection='messages'")[0]["n"]
+    done = await asyncio.to_thread(system.run, "projection", "rebuild", "messages", "--dry-run", "--json")
+    (found,) = json.loads(done.stdout)
+    assert (found["projection"], found["events"], found["tables"]) == ("messages", int(events), ["messages"])
+    assert found["seconds"] > 0
+    done = await asyncio.to_thread(system.run, "projection", "rebuild", "messages", "--cancel")
+    assert (done.returncode, done.stdout) == (0, "No rebuild of it was begun.\n")
+    done = await asyncio.to_thread(system.run, "projection", "rebuild", "massages")
+    assert done.returncode == 1
+    assert "There is no projection massages; there are messages, attempts" in done.stderr
+    for wrong in ((), ("messages", "--all"), ("messages", "--log-id", "x")):
+        assert (await asyncio.to_thread(system.run, "projection", "rebuild", *wrong)).returncode == 2
+
+
+async def test_empty_database_from_the_archive_alone(system: System, mariadb) -> None:
+    """⚠ With nothing but the archive and an empty database, one command brings every row back."""
+    await eventually(lambda: behind(system) == 0)
+    url = databases.create(mariadb)
+    elsewhere = System(system.data, mysql_url=url)
+    done = await asyncio.to_thread(
+        elsewhere.run, "projection", "rebuild", "--all", "--archive-only", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    await asyncio.to_thread(system.run, "archive", "status")
+    found, expected = rows(url), rows(system.settings.mysql_url)
+    for name in TABLES:
+        if name != "audit_log":
+            assert found[name] == expected[name], name
+    # What was recorded about the system itself since may not be archived yet.
+    assert found["audit_log"]
+    assert set(found["audit_log"]) <= set(expected["audit_log"])
+    again = await asyncio.to_thread(elsewhere.run, "projection", "list")
+    assert again.returncode == 0
+    databases.drop(url)
