@@ -166,9 +166,9 @@ class Digester:
 async def recorded(source: Source, *, upto: int | None = None) -> list[Signed]:
     """Every digest that `control` holds, in order, up to number `upto`. Raises as `blocks`."""
     found: list[Signed] = []
-    async with aclosing(linked(source, CONTROL, start(CONTROL), bytes(32))) as blocks:
+    async with aclosing(source.blocks(CONTROL, start(CONTROL))) as blocks:
         async for block in blocks:
-            for entry, _, _ in block:
+            for entry in block:
                 if entry.tag == _TAG:
                     event = codec.decode(entry.tag, entry.data)
                     assert isinstance(event, types.DigestSigned)  # noqa: S101  its tag says so
