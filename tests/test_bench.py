@@ -33,7 +33,7 @@ def test_every_benchmark_is_listed_and_documented():
         [sys.executable, "-m", "broker", "bench"], check=True, capture_output=True, text=True
     ).stdout
     listed = {line.split()[0] for line in shown.splitlines()}
-    assert listed == {"accept", "audit", "deliver", "e2e", "page", "portal", "project", "soak"}
+    assert listed == {"accept", "audit", "deliver", "e2e", "page", "portal", "project", "replay", "soak"}
     readme = (BENCHES / "README.md").read_text("utf-8")
     assert all(f"`bench {name}" in readme for name in listed)
 
@@ -73,6 +73,15 @@ def test_project_one_read_model():
     found = json.loads(bench("project", "--messages", "40", "--window", "5", "--only", "attempts"))
     assert found["projections"] == ["attempts"]
     assert found["events_per_second"] > 0
+
+
+def test_replay():
+    """Rebuilding: events a second of each read model, for each size."""
+    found = json.loads(bench("replay", "--events", "1200,2400"))
+    assert set(found) == {"1200", "2400"}
+    assert set(found["2400"]) == {"messages", "attempts", "audit_log", "statistics"}
+    assert {one["events"] for one in found["2400"].values()} == {2400}
+    assert all(one["events_per_second"] > 0 for one in found["1200"].values())
 
 
 def test_audit():

@@ -8,10 +8,12 @@ from contextlib import asynccontextmanager
 import pytest
 
 from broker.events import types
+from broker.events.archive.storage import LocalStorage
 from broker.projections import catalog
 from broker.projections.rebuild import progress, run, switching
 from broker.projections.rebuild.building import RebuildStopped
 from broker.projections.rebuild.progress import RebuildCancelled, RebuildRunning
+from broker.projections.rebuild.sources import ArchiveSource
 from broker.projections.rebuild.switching import RebuildBlocked
 from broker.projections.store import Store
 from support import archives, databases, histories, log, rebuilds
@@ -312,6 +314,24 @@ async def test_dry_run(redis, log_name, store, tmp_path):
         assert found.seconds == found.events / found.rate
         assert await tables(store) == before
         assert await store.select("SHOW TABLES LIKE '%\\_\\_trial'") == []
+
+
+async def test_archive_alone(redis, log_name, store, fresh, tmp_path):
+    """From the archive alone comes what is in it; a read model none of whose streams is there is left as it is."""
+    async with projected(redis, log_name, store, tmp_path) as scene:
+        await scene.archive()
+        expected = await tables(store)
+    archive = ArchiveSource(LocalStorage(tmp_path), log_name)
+    for name in catalog.names():
+        assert (await rebuilds.rebuild(fresh, archive, name).run()).outcome == "switched"
+    found = await tables(fresh)
+    for rows in (found, expected):
+        rows["checkpoints"] = [row for row in rows["checkpoints"] if row["events"]]
+    assert found == expected
+    nothing = ArchiveSource(LocalStorage(tmp_path / "none"), log_name)
+    result = await rebuilds.rebuild(fresh, nothing, "messages").run()
+    assert (result.outcome, result.events) == ("nothing", 0)
+    assert len((await tables(fresh))["messages"]) == len(found["messages"])
 
 
 async def test_unreadable_event(redis, log_name, store, tmp_path):

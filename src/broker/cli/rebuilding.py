@@ -183,8 +183,14 @@ def _show_result(result: Result) -> None:
             )
             for example in one.examples:
                 click.echo(f"  {example}")
-    end = "rebuilt" if result.outcome == "switched" else "compared, the present tables stay"
-    click.echo(f"{result.projection}: {end}; {result.events} events in {result.seconds:.1f} s.")
+    ends = {
+        "switched": "rebuilt",
+        "discarded": "compared, the present tables stay",
+        "nothing": "nothing of it is archived, the present tables stay",
+    }
+    click.echo(
+        f"{result.projection}: {ends[result.outcome]}; {result.events} events in {result.seconds:.1f} s."
+    )
 
 
 def _equal(result: Any) -> bool:

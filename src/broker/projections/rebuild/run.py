@@ -56,10 +56,13 @@ class Estimate(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, frozen=True):
-    """How a rebuild ended; `differences` only where they were asked for."""
+    """How a rebuild ended; `differences` only where they were asked for.
+
+    `nothing`: what is read has none of its streams, so that the present tables stay.
+    """
 
     projection: str
-    outcome: Literal["switched", "discarded"]
+    outcome: Literal["switched", "discarded", "nothing"]
     events: int
     seconds: float
     differences: list[Difference] | None = None
@@ -144,6 +147,8 @@ class Rebuild:
         Raises RebuildRunning, RebuildCancelled, RebuildStopped, RebuildBlocked, LogRefused, HistoryGap,
         ArchiveDamaged. After all but a cancellation it can be taken up again.
         """
+        if not self._streams:
+            return Result(self._projection.name, "nothing", 0, 0.0)
         began = clock.monotonic()
         waits = backoff(0.2)
         events: int | None = None
