@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -160,6 +161,36 @@ async def test_auditors_search_the_history(auditor, pages):
     assert (await auditor.go("/audit?type=Nothing")).status == 400
     for path in ("/audit/0:1-1", "/audit/nonsense", "/audit/0:x-y"):
         assert (await auditor.go(path)).status == 404
+
+
+async def test_auditors_export_and_verify(auditor, tmp_path):
+    """A file of what was searched for, one event with its proof, and what a verification has checked."""
+    await auditor.go("/audit?type=UserCreated")
+    async with auditor.page.expect_download() as download:
+        await auditor.page.click("#export button")
+    await (await download.value).save_as(tmp_path / "history.jsonl")
+    async with auditor.page.expect_download() as download:
+        await auditor.page.click("#digests")
+    await (await download.value).save_as(tmp_path / "history.jsonl.digests.jsonl")
+    done = auditor.system.run("events", "verify", str(tmp_path / "history.jsonl"), "--filtered")
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = (tmp_path / "history.jsonl").read_text()
+    assert text.count('"UserCreated"') >= len(browsing.PEOPLE)
+    assert "$2b$" not in text
+    await auditor.press("#list tbody tr >> nth=-1 >> a >> nth=0")
+    async with auditor.page.expect_download() as download:
+        await auditor.page.click("text=Download with its proof")
+    await (await download.value).save_as(tmp_path / "event.json")
+    assert json.loads((tmp_path / "event.json").read_text())["type"] == "UserCreated"
+    await auditor.go("/audit")
+    await auditor.press("#verify button")
+    assert "Nothing was altered." in await auditor.page.inner_text("#found")
+    assert int(await auditor.page.inner_text("dd >> nth=0")) >= 1
+
+    def recorded() -> list:
+        return auditor.system.query("SELECT 1 FROM audit_log WHERE type='HistoryExported'")
+
+    await eventually(recorded, within=20)
 
 
 async def test_readers_do_not_search_the_history(reader, pages):

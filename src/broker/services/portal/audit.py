@@ -1,4 +1,4 @@
-"""The history, for auditors and admins: searched, and one event with what proves it."""
+"""The history, for auditors and admins: searched, one event with what proves it, exported, verified."""
 
 from __future__ import annotations
 
@@ -6,20 +6,34 @@ from typing import Final
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from broker.errors import NotFound, ValidationError
-from broker.events import positions, types
+from broker.events import (
+    digests_making,
+    exported,
+    exported_file,
+    exported_formats,
+    exported_serving,
+    positions,
+    types,
+)
+from broker.events.exported_session import Exports
+from broker.events.exported_walk import Filter
+from broker.events.positions import Position
 from broker.projections import auditing
-from broker.services.portal import pages
+from broker.services.portal import forms, pages
 from broker.services.portal.admin import lists
 from broker.services.portal.parts import Parts
 from broker.web.parameters import Query
 
 PER_PAGE: Final = 100
 _FILTERS: Final = ("from_date", "to_date", "type", "subject", "actor", "client_id", "correlation_id")
+_EXPORTED: Final = tuple(name for name in _FILTERS if name != "correlation_id")
 _READERS: Final = ("auditor", "admin")
+CHECKED: Final = 24
+"""Digests whose events a verification links anew."""
 
 
 class Audit:
@@ -27,11 +41,16 @@ class Audit:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._made: Exports | None = None
 
     def routes(self) -> list[Route]:
-        """Both."""
+        """All of them."""
         return [
             Route("/audit", self.search, methods=["GET"]),
+            Route("/audit/export", self.export, methods=["POST"]),
+            Route("/audit/verify", self.verify, methods=["POST"]),
+            Route("/audit/digests.jsonl", self.digests, methods=["GET"]),
+            Route("/audit/{position}/proof", self.proof, methods=["GET"]),
             Route("/audit/{position}", self.one, methods=["GET"]),
         ]
 
@@ -64,12 +83,85 @@ class Audit:
     async def one(self, request: Request) -> Response:
         """One event, with its hash and that of the one before it."""
         await self._parts.gate(request, *_READERS)
-        try:
-            position = positions.parse(request.path_params["position"])
-        except ValidationError:
-            raise NotFound from None
+        position = _position(request)
         event = await auditing.one(self._parts.queries.store, position)
         if event is None:
             raise NotFound
         data = msgspec.json.format(msgspec.json.encode(event.data), indent=2).decode()
         return pages.render(request, "event.html", event=event, data=data)
+
+    async def export(self, request: Request) -> Response:
+        """A file of all that matches, which proves itself; recorded before its first event is sent."""
+        visitor = await self._parts.gate(request, *_READERS)
+        form = await forms.read(request, visitor.ticket, ("format", *_EXPORTED))
+        query = Query({name: form.optional(name) for name in ("format", *_EXPORTED)}, ("format", *_EXPORTED))
+        kind = query.choice("format", exported_formats.FORMATS, "jsonl")
+        begun = await self._exports.begin(_filter(query), kind, **visitor.by)
+        made = exported_formats.named(kind)
+        return StreamingResponse(
+            exported_serving.lines(begun, made),
+            media_type=made.media_type,
+            headers={
+                "cache-control": "no-store",
+                "content-disposition": f'attachment; filename="history-{begun.digest}.{kind}"',
+            },
+        )
+
+    async def digests(self, request: Request) -> Response:
+        """The signed digests, which an export is verified against."""
+        await self._parts.gate(request, *_READERS)
+        signed = await digests_making.recorded(self._exports.source)
+        return Response(
+            b"".join(exported_file.digest_line(one) + b"\n" for one in signed),
+            media_type="application/x-ndjson",
+            headers={"content-disposition": 'attachment; filename="digests.jsonl"'},
+        )
+
+    async def verify(self, request: Request) -> Response:
+        """Check every signed digest, and the events of the last of them; say what was checked."""
+        visitor = await self._parts.gate(request, *_READERS)
+        await forms.read(request, visitor.ticket, ())
+        found = await exported_serving.check(self._exports.source, CHECKED)
+        return pages.render(request, "verified.html", found=found)
+
+    async def proof(self, request: Request) -> Response:
+        """One event as a file, with the proof that a signed digest vouches for it."""
+        await self._parts.gate(request, *_READERS)
+        position = _position(request)
+        walk = await exported_serving.walk(self._exports.source)
+        found = await walk.proof(position)
+        if found is None:
+            raise NotFound("No signed digest covers this event yet.")
+        name = str(position).replace(":", "-")
+        return Response(
+            exported.line(found),
+            media_type="application/json",
+            headers={"content-disposition": f'attachment; filename="event-{name}.json"'},
+        )
+
+    @property
+    def _exports(self) -> Exports:
+        """Opened when first asked for. Raises DigestKeyError, KeyUnavailable."""
+        if self._made is None:
+            parts = self._parts
+            self._made = Exports.of(parts.settings, parts.redis, parts.keys, parts.identity, parts.keyring)
+        return self._made
+
+
+def _filter(query: Query) -> Filter:
+    found = auditing.wanted_by(query)
+    return Filter(
+        since=found.since,
+        until=found.until,
+        types=found.types or (),
+        subject=found.subject,
+        actor=found.actor,
+        client_id=found.client_id,
+    )
+
+
+def _position(request: Request) -> Position:
+    try:
+        return positions.parse(request.path_params["position"])
+    except ValidationError:
+        raise NotFound from None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing
+from collections.abc import Callable
 from typing import Final
 
 from starlette.requests import Request
@@ -12,13 +10,18 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from broker import telemetry
-from broker.errors import BrokerError, NotFound
-from broker.events import digests, digests_making, exported, exported_file, exported_formats, positions
-from broker.events.digests import DigestInvalid, Signed
-from broker.events.exported_formats import Format
-from broker.events.exported_session import Export, Exports
-from broker.events.exported_walk import Filter, HistoryAltered, Walk
-from broker.events.positions import Position
+from broker.errors import NotFound
+from broker.events import (
+    digests_making,
+    exported,
+    exported_file,
+    exported_formats,
+    exported_serving,
+    positions,
+)
+from broker.events.digests import Signed
+from broker.events.exported_session import Exports
+from broker.events.exported_walk import Filter
 from broker.projections import auditing
 from broker.services.server import exchange
 from broker.services.server.audit import wire
@@ -33,8 +36,6 @@ MAX_LIMIT: Final = 1000
 MAX_NUMBER: Final = 999_999_999
 MAX_CHECKED: Final = 24
 """Digests whose events one request checks again."""
-_PARTS: Final = {"history_gap", "archive_damaged", HistoryAltered.code, DigestInvalid.code}
-"""Errors that are findings of a verification."""
 
 
 class Audit:
@@ -81,7 +82,7 @@ class Audit:
         made = exported_formats.named(form)
         name = f"history-{begun.digest}.{form}"
         return StreamingResponse(
-            _lines(begun, made, position),
+            exported_serving.lines(begun, made, position),
             media_type=made.media_type,
             headers={
                 "cache-control": "no-store",
@@ -117,7 +118,7 @@ class Audit:
         await self._auditors(request.scope)
         query = Query(request, ("position",))
         position = positions.parse(query.text("position") or "", "position")
-        found = await (await self._walk()).proof(position)
+        found = await (await exported_serving.walk(self._exports.source)).proof(position)
         if found is None:
             raise NotFound(f"No digest covers an event {position}.")
         return Response(
@@ -128,23 +129,10 @@ class Audit:
         """Every digest checked, and the events of the last of them linked anew."""
         await self._auditors(request.scope)
         count = Query(request, ("digests",)).number("digests", 1, most=MAX_CHECKED)
-        source = self._exports.source
-        signed: list[Signed] = []
-        events, problem, until = 0, None, None
-        try:
-            signed = await digests_making.recorded(source)
-            known = digests.chained(signed)
-            until = known[-1].at if known else None
-            events = await Walk(source, known).check(count)
-        except BrokerError as error:
-            if error.code not in _PARTS:
-                raise
-            problem = str(error)
-        return exchange.answer(wire.Verified(problem is None, len(signed), events, until, problem))
-
-    async def _walk(self) -> Walk:
-        signed = await digests_making.recorded(self._exports.source)
-        return Walk(self._exports.source, digests.chained(signed))
+        found = await exported_serving.check(self._exports.source, count)
+        return exchange.answer(
+            wire.Verified(found.problem is None, found.digests, found.events, found.until, found.problem)
+        )
 
 
 def _filter(query: Query) -> Filter:
@@ -162,12 +150,3 @@ def _filter(query: Query) -> Filter:
 def _shown(signed: Signed) -> wire.SignedDigest:
     position = None if signed.position is None else str(signed.position)
     return wire.SignedDigest(signed.number, signed.body, signed.signature.hex(), position)
-
-
-async def _lines(begun: Export, made: Format, after: Position | None) -> AsyncIterator[bytes]:
-    if after is None:
-        yield made.head()
-    async with aclosing(begun.walk.lines(after)) as blocks:
-        async for block in blocks:
-            yield made.encode(block)
-            await asyncio.sleep(0)
