@@ -68,6 +68,9 @@ GET    /admin/parked                               401     401      401   401   
 POST   /admin/parked/resend                        401     401      401   401     401    401     401     403    403   403     400   401
 POST   /admin/parked/discard                       401     401      401   401     401    401     401     403    403   403     400   401
 GET    /admin/projections                          401     401      401   401     401    401     401     403    403   403     200   401
+GET    /admin/projections/{name}/rebuild           401     401      401   401     401    401     401     403    403   403     200   401
+POST   /admin/projections/{name}/rebuild           401     401      401   401     401    401     401     403    403   403     400   401
+DELETE /admin/projections/{name}/rebuild           401     401      401   401     401    401     401     403    403   403     404   401
 POST   /admin/users/create                         401     401      401   401     401    401     401     403    403   403     400   401
 POST   /admin/users                                401     401      401   401     401    401     401     403    403   403     400   401
 GET    /admin/users                                401     401      401   401     401    401     401     403    403   403     200   401
@@ -199,7 +202,12 @@ def url(mariadb) -> AsyncIterator[str]:
 
 def target(method: str, path: str, message_id: str) -> str:
     """The path of a request: what is read exists, what would be changed does not."""
-    names = {"file": "docs.js", "client_id": "demo", "message_id": message_id if method == "GET" else UNKNOWN}
+    names = {
+        "file": "docs.js",
+        "client_id": "demo",
+        "name": "users",
+        "message_id": message_id if method == "GET" else UNKNOWN,
+    }
     return re.sub(r"\{([^}]+)\}", lambda match: names.get(match[1], UNKNOWN), path)
 
 

@@ -118,8 +118,8 @@ async def _opened(
     """The database, the history, and what puts a rebuild on record (not without Redis)."""
     from broker.cli import archive, opening
     from broker.events.archive import storage
-    from broker.events.control import Changes
     from broker.projections import schema
+    from broker.projections.rebuild import background
     from broker.projections.rebuild.sources import ArchiveSource, LogSource
 
     settings = opening.resolved(settings)
@@ -134,12 +134,7 @@ async def _opened(
         tools = await stack.enter_async_context(opening.administration(settings))
         source = LogSource(tools.redis, tools.keys, tools.identity, storage.opened(settings))
         store = await stack.enter_async_context(opening.store(settings, pool=len(source.streams) + 4))
-
-        async def record(event: Any) -> None:
-            changes: Changes[None] = Changes(None, [(f"projection:{event.projection}", event)])
-            await tools.registry.transact(lambda _: changes, actor=opening.ACTOR)
-
-        yield store, source, record
+        yield store, source, background.recorder(tools.registry, actor=opening.ACTOR)
 
 
 @contextmanager

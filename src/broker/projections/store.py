@@ -91,6 +91,7 @@ class Store:
     def __init__(
         self, url: str, *, pool: int = 8, connect_timeout: float = 5.0, timeout: float = 30.0
     ) -> None:
+        self._url = url
         self._address = address.parse(url)
         self._connect_timeout = connect_timeout
         self._timeout = timeout
@@ -105,6 +106,10 @@ class Store:
         """Close every idle connection."""
         while self._idle:
             self._idle.pop()[0].close()
+
+    def beside(self, pool: int) -> Store:
+        """Another store on the same database, for work that must not take this one's connections."""
+        return Store(self._url, pool=pool, connect_timeout=self._connect_timeout, timeout=self._timeout)
 
     async def ping(self) -> None:
         """One round trip. Raises StoreUnavailable."""

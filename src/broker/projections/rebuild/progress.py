@@ -103,8 +103,15 @@ async def advance(
 
 
 async def set_phase(session: Transaction, projection: str, phase: Phase) -> None:
-    """Say what the rebuild is about to do."""
-    await session.execute(f"UPDATE rebuilds SET phase='{phase}' WHERE projection={sql.text(projection)}")
+    """Say what the rebuild is about to do. Raises RebuildCancelled where it was to switch."""
+    where = f"projection={sql.text(projection)}"
+    await session.execute(
+        f"UPDATE rebuilds SET phase='{phase}' WHERE {where} AND (cancelled=0 OR '{phase}'='{BUILDING}')"
+    )
+    if phase == SWITCHING and await session.rows(
+        f"SELECT 1 FROM rebuilds WHERE {where} AND phase='{BUILDING}'"
+    ):
+        raise RebuildCancelled(f"The rebuild of {projection} was cancelled.")
 
 
 async def forget(session: Transaction, projection: str) -> None:

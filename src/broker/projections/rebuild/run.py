@@ -10,7 +10,7 @@ from typing import Final, Literal
 import msgspec
 
 from broker import clock
-from broker.errors import LogRefused, LogUnavailable, StoreUnavailable
+from broker.errors import BrokerError, LeaseLost, LogRefused, LogUnavailable, StoreUnavailable
 from broker.events import types
 from broker.events.archive.storage import ArchiveUnavailable
 from broker.events.positions import Position
@@ -20,7 +20,7 @@ from broker.projections.base import Projection
 from broker.projections.rebuild import building, comparing, progress, shadow, switching
 from broker.projections.rebuild.building import BATCH, Builder
 from broker.projections.rebuild.comparing import Difference
-from broker.projections.rebuild.progress import Part, RebuildCancelled
+from broker.projections.rebuild.progress import Part, RebuildCancelled, RebuildRunning
 from broker.projections.rebuild.sources import Source
 from broker.projections.store import Store, StoreRetry, Transaction
 from broker.telemetry import get_logger
@@ -29,6 +29,9 @@ log = get_logger(__name__)
 
 NEAR_SECONDS: Final = 1.0
 """Once a pass over what is new took less, the projection can be held for one more."""
+
+AWAY: Final = (StoreUnavailable, StoreRetry, LogUnavailable, ArchiveUnavailable)
+"""What is waited for."""
 
 Record = Callable[[types.Event], Awaitable[object]]
 
@@ -104,7 +107,7 @@ async def cancel(store: Store, projection: Projection) -> bool:
         return False
     await progress.ask_to_cancel(store, projection.name)
     async with store.session() as session:
-        with suppress(progress.RebuildRunning):
+        with suppress(RebuildRunning):
             await progress.take_lock(session, projection.name)
             if await switching.settle(session, projection) == "building":
                 await switching.discard(session, projection)
@@ -126,7 +129,9 @@ class Rebuild:
         switch: bool = True,
         batch: int = BATCH,
         on_progress: Callable[[Progress], None] = lambda _: None,
+        on_begun: Callable[[], None] = lambda: None,
     ) -> None:
+        self._on_begun = on_begun
         self._store = store
         self._source = source
         self._projection = projection
@@ -140,6 +145,11 @@ class Rebuild:
         self._builder: Builder | None = None
         self._switching = False
         self._differences: list[Difference] | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is something of it that the next one can take up."""
+        return self._builder is not None
 
     async def run(self) -> Result:
         """Rebuild; waits for servers that are away and goes on where it was.
@@ -158,9 +168,10 @@ class Rebuild:
             except RebuildCancelled:
                 await self._ended("cancelled")
                 raise
-            except LogRefused:
-                raise
-            except (StoreUnavailable, StoreRetry, LogUnavailable, ArchiveUnavailable) as error:
+            except BrokerError as error:
+                if isinstance(error, LogRefused) or not isinstance(error, AWAY):
+                    await self._failed(error)
+                    raise
                 if self._builder is None and isinstance(error, StoreUnavailable):
                     # Nothing was ever begun: whoever calls should hear of it.
                     raise
@@ -184,6 +195,7 @@ class Rebuild:
             if found == "nothing" and self._builder is not None:
                 raise RebuildCancelled(f"The rebuild of {projection.name} was cancelled.")
             builder = self._builder = await self._begin(session)
+            self._on_begun()
             try:
                 await self._fill(builder)
                 await self._close_up(session, builder)
@@ -276,6 +288,12 @@ class Rebuild:
         if self._builder is not None:
             self._on_progress(progress_of(list(self._builder.parts.values()), waiting_for=waiting_for))
 
-    async def _ended(self, outcome: Literal["switched", "cancelled"], events: int = 0) -> None:
+    async def _failed(self, error: BrokerError) -> None:
+        """Put on record that it goes no further for now, unless it is another's."""
+        if self._builder is not None and not isinstance(error, RebuildRunning | LeaseLost):
+            with suppress(BrokerError):
+                await self._ended("failed", self._builder.events)
+
+    async def _ended(self, outcome: Literal["switched", "cancelled", "failed"], events: int = 0) -> None:
         if self._record is not None:
             await self._record(types.ReplayFinished(self._projection.name, self._version, outcome, events))

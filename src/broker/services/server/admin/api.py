@@ -9,6 +9,7 @@ from broker.services.server.admin import (
     clients_api,
     keys,
     projections,
+    projections_rebuild,
     resend_api,
     users_api,
 )
@@ -21,4 +22,5 @@ OPERATIONS: Final[list[Operation]] = [
     *keys.OPERATIONS,
     *resend_api.OPERATIONS,
     *projections.OPERATIONS,
+    *projections_rebuild.OPERATIONS,
 ]

@@ -11,6 +11,7 @@ from broker.services.server.admin.keys import RotateKeys
 from broker.services.server.admin.parked import Parked
 from broker.services.server.admin.parts import Parts
 from broker.services.server.admin.projections import ReadProjections
+from broker.services.server.admin.projections_rebuild import RebuildProjection
 from broker.services.server.admin.resend import Resend
 from broker.services.server.admin.users import Users
 
@@ -27,4 +28,5 @@ def routes(parts: Parts) -> list[Route]:
         *Resend(parts).routes(),
         *Parked(parts).routes(),
         *ReadProjections(parts).routes(),
+        *RebuildProjection(parts).routes(),
     ]
