@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -11,10 +10,8 @@ import pytest_asyncio
 from playwright.async_api import Browser, async_playwright
 
 from broker.embedded import install
-from broker.preparation import opened
 from support import browsing
-from support import system as systems
-from support.browsing import PEOPLE, Person
+from support.browsing import Person
 from support.fixtures import pki, world
 from support.system import System
 
@@ -38,24 +35,9 @@ def pictures(request: pytest.FixtureRequest) -> Path | None:
 
 @pytest.fixture(scope="session")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """A system whose client `demo` is delivered to, `acme` fails at its second attempt, four seconds later."""
-    directory = tmp_path_factory.mktemp("portal")
-    with systems.running(directory, retry_interval="4", max_attempts="2") as running:
-        asyncio.run(_people(running))
+    """A system with people, clients and routes."""
+    with browsing.peopled(tmp_path_factory.mktemp("portal")) as running:
         yield running
-
-
-async def _people(system: System) -> None:
-    async with opened(system.settings) as tools:
-        await tools.clients.register_client("acme", None, actor="system")
-        await tools.clients.change_route("acme", "simulated", "success=0", actor="system")
-        # Nothing is sent to a webhook without TLS: its messages wait for a person.
-        await tools.clients.register_client("stuck", None, actor="system")
-        await tools.clients.change_route(
-            "stuck", "webhook", "http://stuck.example/hook", b"s" * 32, actor="system"
-        )
-        for email, (role, clients) in PEOPLE.items():
-            await tools.users.create_user(email, browsing.PASSWORD, role, clients, actor="system")
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import pytest
 import pytest_asyncio
@@ -26,6 +27,13 @@ async def settled(system: System, client: str, count: int, status: str) -> None:
         return row["n"] >= count
 
     await eventually(there, within=60, what=f"{count} {status} of {client}")
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """One of this module's own: its messages are counted."""
+    with browsing.peopled(tmp_path_factory.mktemp("messages")) as running:
+        yield running
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session", autouse=True)

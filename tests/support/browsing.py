@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 from playwright.async_api import Browser, ConsoleMessage, Page, Response
 
+from broker.preparation import opened
+from support import system as systems
 from support.system import System
 
 PASSWORD = "correct horse battery"
@@ -40,6 +44,27 @@ async def register(system: System, client: str, number: str = NUMBER, body: str 
         answer = await http.post("/internal/messages/register", json=given)
         assert answer.status_code == 200, answer.text
         return answer.json()["message_id"]
+
+
+@contextlib.contextmanager
+def peopled(directory: Path) -> Iterator[System]:
+    """A system: `demo` is delivered to, `acme` fails at its second attempt, four seconds later; and PEOPLE."""
+    with systems.running(directory, retry_interval="4", max_attempts="2") as running:
+        asyncio.run(_people(running))
+        yield running
+
+
+async def _people(system: System) -> None:
+    async with opened(system.settings) as tools:
+        await tools.clients.register_client("acme", None, actor="system")
+        await tools.clients.change_route("acme", "simulated", "success=0", actor="system")
+        # Nothing is sent to a webhook without TLS: its messages wait for a person.
+        await tools.clients.register_client("stuck", None, actor="system")
+        await tools.clients.change_route(
+            "stuck", "webhook", "http://stuck.example/hook", b"s" * 32, actor="system"
+        )
+        for email, (role, clients) in PEOPLE.items():
+            await tools.users.create_user(email, PASSWORD, role, clients, actor="system")
 
 
 class Person:
