@@ -73,7 +73,8 @@ MEANINGS: Final[dict[str, dict[str, str]]] = {
         "idle_timeout": "Until a silent connection is closed",
         "grace_period": "For finishing what is under way after SIGTERM",
         "metrics_host": "Where worker and projector show `/metrics` and `/health`",
-        "metrics_public": "Show `/metrics` of gateway and server without a client certificate, and of the portal",
+        "metrics_public": "Show `/metrics` of gateway and server without a client certificate, and of "
+        "the portal",
     },
     "Delivery": {
         "workers": "Worker processes that `up` runs",
