@@ -249,16 +249,23 @@ async def test_database_away_in_the_middle(  # noqa: PLR0917  fixtures
         await through.close()
 
 
-async def test_two_at_once_and_cancelling(redis, log_name, store, fresh, tmp_path):
+async def test_two_at_once_and_cancelling(  # noqa: PLR0917  fixtures
+    redis, log_name, store, fresh, tmp_path, monkeypatch
+):
     """A second rebuild is refused while one runs; cancelling leaves the tables as they were and nothing behind."""
     async with projected(redis, log_name, store, tmp_path) as scene:
         begun, go_on, recorded = asyncio.Event(), asyncio.Event(), []
+        ends = scene.source.totals
+
+        async def totals():
+            begun.set()
+            await go_on.wait()
+            return await ends()
 
         async def record(event):
             recorded.append(event)
-            begun.set()
-            await go_on.wait()
 
+        monkeypatch.setattr(scene.source, "totals", totals)
         task = asyncio.create_task(scene.rebuild("audit_log", record=record).run())
         await begun.wait()
         with pytest.raises(RebuildRunning):

@@ -108,6 +108,31 @@ async def test_interrupted_by_a_stop(reading, world, url, monkeypatch):
     assert (await ended(reading, "messages"))["last"]["outcome"] == "switched"
 
 
+async def test_interrupted_and_given_up(reading, world):
+    """DELETE also ends a rebuild that nobody runs; that is on record, and nothing is left of it."""
+    await reading.caught_up()
+    async with reading.store.session() as session:
+        await run.shadow.create(session, ("users",), run.shadow.NEXT)
+        await progress.begin(session, "users", 1, {"control": world.identity.incarnations["control"]})
+    answer = await reading.request("admin", "DELETE", PATH.format("users"))
+    assert (answer.status, answer.json["rebuild"]["state"]) == (200, "none")
+    await reading.caught_up()
+    assert [kind for kind, _ in await recorded(reading)] == ["ReplayFinished"]
+    assert await reading.store.select("SHOW TABLES LIKE 'users\\_\\_%'") == []
+
+
+async def test_the_log_away(reading, world):
+    """With a log that takes and gives nothing the answer is a 503 at once, and nothing was begun."""
+    await reading.caught_up()
+    await reading.get("admin", PATH.format("messages"))
+    for stream in world.keys.streams:
+        await world.redis.hset(stream.meta, "refused", "for a test")
+    for body in (None, {"dry_run": True}):
+        answer = await reading.post("admin", PATH.format("messages"), body)
+        assert answer.status == 503, answer.body
+    assert await progress.load(reading.store) == []
+
+
 async def test_failed(reading, world):
     """An event that cannot be taken in ends the rebuild with its position; the table stays."""
     await reading.register("demo")

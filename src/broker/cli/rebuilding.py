@@ -17,7 +17,8 @@ from broker.settings import Settings
 
 if TYPE_CHECKING:
     from broker.projections.base import Projection
-    from broker.projections.rebuild.run import Estimate, Progress, Record, Result
+    from broker.projections.rebuild.run import Estimate, Record, Result
+    from broker.projections.rebuild.showing import Progress
     from broker.projections.rebuild.sources import Source
     from broker.projections.store import Store
 
@@ -49,11 +50,11 @@ def rebuild(settings: Settings, names: tuple[str, ...], *, as_json: bool, **opti
     archived; a projector goes on from there. With --no-switch it exits 1 if rows differ.
     """  # noqa: D301 - click's mark
     wanted = _wanted(names, everything=options.pop("everything"))
-    if options.pop("cancel"):
-        _cancel(settings, wanted)
-        return
     if options["log_id"] and not options["archive_only"]:
         raise click.UsageError("--log-id goes with --archive-only.")
+    if options.pop("cancel"):
+        asyncio.run(_cancel(settings, wanted, options["archive_only"], options["log_id"]))
+        return
     results = asyncio.run(_rebuild(settings, wanted, as_json=as_json, **options))
     if as_json:
         print_json(results)
@@ -76,15 +77,13 @@ def _wanted(names: tuple[str, ...], *, everything: bool) -> list[Projection]:
     return found
 
 
-def _cancel(settings: Settings, wanted: list[Projection]) -> None:
-    from broker.cli import opening
+async def _cancel(
+    settings: Settings, wanted: list[Projection], archive_only: bool, log_id: str | None
+) -> None:
     from broker.projections.rebuild import run
 
-    async def cancelled() -> list[str]:
-        async with opening.store(settings) as store:
-            return [one.name for one in wanted if await run.cancel(store, one)]
-
-    found = asyncio.run(cancelled())
+    async with _opened(settings, archive_only=archive_only, log_id=log_id) as (store, _, record):
+        found = [one.name for one in wanted if await run.cancel(store, one, record)]
     click.echo(f"Cancelled: {', '.join(found)}." if found else "No rebuild of it was begun.")
 
 

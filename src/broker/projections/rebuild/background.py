@@ -14,7 +14,7 @@ from broker.events import types
 from broker.events.control import Changes, Registry
 from broker.events.positions import Position
 from broker.projections.base import Projection
-from broker.projections.rebuild import progress, run
+from broker.projections.rebuild import progress, run, showing
 from broker.projections.rebuild.progress import RebuildCancelled, RebuildRunning
 from broker.projections.rebuild.run import Rebuild, Record
 from broker.projections.rebuild.sources import Source
@@ -83,7 +83,7 @@ class Rebuilds:
         Raises RebuildRunning, StoreUnavailable, LogUnavailable, LogRefused.
         """
         name = projection.name
-        if name in self._tasks or await progress.locked(store, name):
+        if await progress.locked(store, name) or name in self._tasks:
             raise RebuildRunning(f"{name} is being rebuilt.")
         begun = asyncio.Event()
         source = self._source()
@@ -114,7 +114,7 @@ class Rebuilds:
         last = self._ended.get(name)
         if not parts:
             return Standing(name, "none", last=last)
-        now = run.progress_of(parts)
+        now = showing.progress_of(parts)
         running = await progress.locked(store, name)
         switching = now.phase == "switching"
         state: State = "interrupted" if not running else "switching" if switching else "running"

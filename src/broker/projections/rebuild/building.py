@@ -122,6 +122,7 @@ async def measured(store: Store, source: Source, projection: Projection, limit: 
     """Events a second, by filling a trial of the shadow tables with some of the history; None without any."""
     events, began = 0, clock.monotonic()
     async with store.session() as session:
+        await progress.take_lock(session, f"{projection.name}{shadow.TRIAL}")
         await shadow.create(session, projection.tables, shadow.TRIAL)
         try:
             for stream in (each for each in source.streams if projection.wants(each)):

@@ -23,6 +23,9 @@ GRACE_SECONDS: Final = 3
 class RebuildRunning(Conflict):
     """Another process is rebuilding this read model."""
 
+    def __str__(self) -> str:
+        return self.detail
+
 
 class RebuildCancelled(BrokerError):
     """Somebody cancelled the rebuild; the shadow tables are gone, the others serve on."""

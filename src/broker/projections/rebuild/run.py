@@ -20,7 +20,8 @@ from broker.projections.base import Projection
 from broker.projections.rebuild import building, comparing, progress, shadow, switching
 from broker.projections.rebuild.building import BATCH, Builder
 from broker.projections.rebuild.comparing import Difference
-from broker.projections.rebuild.progress import Part, RebuildCancelled, RebuildRunning
+from broker.projections.rebuild.progress import RebuildCancelled, RebuildRunning
+from broker.projections.rebuild.showing import Progress, progress_of
 from broker.projections.rebuild.sources import Source
 from broker.projections.store import Store, StoreRetry, Transaction
 from broker.telemetry import get_logger
@@ -30,22 +31,11 @@ log = get_logger(__name__)
 NEAR_SECONDS: Final = 1.0
 """Once a pass over what is new took less, the projection can be held for one more."""
 
+RECORD_ATTEMPTS: Final = 10
 AWAY: Final = (StoreUnavailable, StoreRetry, LogUnavailable, ArchiveUnavailable)
 """What is waited for."""
 
 Record = Callable[[types.Event], Awaitable[object]]
-
-
-class Progress(msgspec.Struct, frozen=True):
-    """How far a rebuild is, in events of all its streams; the rate is this process' own."""
-
-    projection: str
-    phase: Literal["building", "switching", "waiting"]
-    events: int
-    total: int
-    rate: float | None
-    seconds_left: float | None
-    waiting_for: str | None = None
 
 
 class Estimate(msgspec.Struct, frozen=True):
@@ -76,23 +66,6 @@ def named(name: str) -> Projection | None:
     return next((each for each in catalog.projections() if each.name == name), None)
 
 
-def rate(parts: list[Part], now_ms: int) -> float | None:
-    """Events a second since the process that builds took it up; None before there is anything to go by."""
-    done = sum(part.events - part.started_with for part in parts)
-    began = min((part.started_ms for part in parts), default=now_ms)
-    return done * 1000 / (now_ms - began) if done > 0 and now_ms > began else None
-
-
-def progress_of(parts: list[Part], *, waiting_for: str | None = None) -> Progress:
-    """The progress that these parts make."""
-    latest = max(part.updated_ms for part in parts)
-    events, total = sum(part.events for part in parts), sum(part.total for part in parts)
-    speed = rate(parts, latest)
-    left = None if speed is None else max(0, total - events) / speed
-    phase: Literal["building", "switching", "waiting"] = parts[0].phase if waiting_for is None else "waiting"
-    return Progress(parts[0].projection, phase, events, max(total, events), speed, left, waiting_for)
-
-
 async def estimate(store: Store, source: Source, projection: Projection) -> Estimate:
     """How many events a rebuild would read and about how long it would take, by trying some."""
     totals = await source.totals()
@@ -101,16 +74,37 @@ async def estimate(store: Store, source: Source, projection: Projection) -> Esti
     return Estimate(projection.name, projection.tables, events, speed, events / speed if speed else None)
 
 
-async def cancel(store: Store, projection: Projection) -> bool:
-    """End a rebuild that was begun, running or not; False where there is none. Raises StoreUnavailable."""
+async def recorded_end(
+    record: Record, name: str, outcome: Literal["switched", "cancelled", "failed"], events: int
+) -> None:
+    """Put an end on record; waits a while for Redis, because what ended has ended. Raises LogUnavailable."""
+    for attempt, wait in enumerate(backoff(0.2), 1):
+        try:
+            await record(types.ReplayFinished(name, catalog.version(name), outcome, events))
+        except LogUnavailable as error:
+            if isinstance(error, LogRefused) or attempt == RECORD_ATTEMPTS:
+                raise
+            await asyncio.sleep(wait)
+        else:
+            return
+
+
+async def cancel(store: Store, projection: Projection, record: Record | None = None) -> bool:
+    """End a rebuild that was begun, running or not; False where there is none.
+
+    Whoever runs it puts its end on record, else `record` does. Raises StoreUnavailable, LogUnavailable.
+    """
     if not await progress.load(store, projection.name):
         return False
     await progress.ask_to_cancel(store, projection.name)
     async with store.session() as session:
         with suppress(RebuildRunning):
             await progress.take_lock(session, projection.name)
-            if await switching.settle(session, projection) == "building":
+            found = await switching.settle(session, projection)
+            if found == "building":
                 await switching.discard(session, projection)
+            if found != "nothing" and record is not None:
+                await recorded_end(record, projection.name, "cancelled" if found == "building" else found, 0)
             await progress.release_lock(session, projection.name)
     return True
 
@@ -172,8 +166,8 @@ class Rebuild:
                 if isinstance(error, LogRefused) or not isinstance(error, AWAY):
                     await self._failed(error)
                     raise
-                if self._builder is None and isinstance(error, StoreUnavailable):
-                    # Nothing was ever begun: whoever calls should hear of it.
+                if self._builder is None:
+                    # Nothing was begun: whoever calls should hear of it.
                     raise
                 log.warning("rebuild_waiting", projection=self._projection.name, reason=error.detail)
                 self._show(waiting_for=error.code)
@@ -227,10 +221,10 @@ class Rebuild:
             await switching.discard(session, self._projection)
             parts = []
         if not parts:
-            await shadow.create(session, self._projection.tables, shadow.NEXT)
-            await progress.begin(session, name, self._version, incarnations)
             if self._record is not None and self._builder is None:
                 await self._record(types.ReplayStarted(name, self._version))
+            await shadow.create(session, self._projection.tables, shadow.NEXT)
+            await progress.begin(session, name, self._version, incarnations)
         totals = await self._source.totals()
         await progress.started(session, name, {stream: totals.get(stream, 0) for stream in self._streams})
         parts = await progress.load(self._store, name)
@@ -296,4 +290,4 @@ class Rebuild:
 
     async def _ended(self, outcome: Literal["switched", "cancelled", "failed"], events: int = 0) -> None:
         if self._record is not None:
-            await self._record(types.ReplayFinished(self._projection.name, self._version, outcome, events))
+            await recorded_end(self._record, self._projection.name, outcome, events)

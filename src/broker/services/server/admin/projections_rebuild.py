@@ -93,10 +93,11 @@ class RebuildProjection:
 
     async def cancel(self, request: Request) -> Response:
         """End it, wherever it runs."""
-        await self._parts.admins(request.scope)
+        caller = await self._parts.admins(request.scope)
         projection = _projection(request)
         store = self._parts.models.store
-        if not await run.cancel(store, projection):
+        record = background.recorder(self._parts.registry, **by(caller))
+        if not await run.cancel(store, projection, record):
             raise NotFound(f"No rebuild of {projection.name} was begun.")
         return exchange.answer(Cancelled(await self._rebuilds.look(store, projection)))
 
