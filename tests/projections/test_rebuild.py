@@ -15,7 +15,7 @@ from broker.projections.rebuild.building import RebuildStopped
 from broker.projections.rebuild.progress import RebuildCancelled, RebuildRunning
 from broker.projections.rebuild.sources import ArchiveSource
 from broker.projections.rebuild.switching import RebuildBlocked
-from broker.projections.store import Store
+from broker.projections.store import Store, StoreRetry
 from support import archives, databases, histories, log, rebuilds
 from support.histories import Fact
 from support.proxy import proxy_to_port
@@ -207,6 +207,29 @@ async def test_crash_at_the_switch(  # noqa: PLR0917  fixtures
         await scene.caught_up()
         if not renamed:
             await scene.rebuild("messages").run()
+        await scene.equals_fresh_fold(fresh)
+
+
+async def test_failure_right_after_the_rename(redis, log_name, store, fresh, tmp_path, monkeypatch):  # noqa: PLR0917
+    """⚠ A failure between RENAME and checkpoints leaves the projection held until they are right; it cannot run ahead."""
+    finish, failed = switching._finish, []
+
+    async def fails_first(session, projection):
+        if not failed:
+            failed.append(projection.name)
+            raise StoreRetry("deadlock")
+        rows = await session.rows("SELECT DISTINCT held FROM checkpoints WHERE projection='statistics'")
+        assert [int(row[0]) for row in rows] == [1]
+        await finish(session, projection)
+
+    async with projected(redis, log_name, store, tmp_path) as scene:
+        monkeypatch.setattr(switching, "_finish", fails_first)
+        feeding = asyncio.create_task(scene.feed())
+        result = await scene.rebuild("statistics").run()
+        assert (result.outcome, failed) == ("switched", ["statistics"])
+        await feeding
+        await scene.caught_up()
+        monkeypatch.undo()
         await scene.equals_fresh_fold(fresh)
 
 

@@ -23,6 +23,7 @@ from broker.projections.rebuild.comparing import Difference
 from broker.projections.rebuild.progress import RebuildCancelled, RebuildRunning
 from broker.projections.rebuild.showing import Progress, progress_of
 from broker.projections.rebuild.sources import Source
+from broker.projections.rebuild.switching import RebuildBlocked
 from broker.projections.store import Store, StoreRetry, Transaction
 from broker.telemetry import get_logger
 
@@ -188,6 +189,7 @@ class Rebuild:
                 return self._builder.events if self._builder is not None else 0
             if found == "nothing" and self._builder is not None:
                 raise RebuildCancelled(f"The rebuild of {projection.name} was cancelled.")
+            self._switching = False
             builder = self._builder = await self._begin(session)
             self._on_begun()
             try:
@@ -203,10 +205,11 @@ class Rebuild:
             except RebuildCancelled:
                 await switching.discard(session, projection)
                 raise
-            except BaseException:
-                # With the connection gone, the next owner of a stream or the next attempt does it.
-                with suppress(Exception):
-                    await checkpoints.hold(session, projection.name, held=False)
+            except BaseException as error:
+                # Once it may have been renamed, only who finds out how far it came may let the projection go.
+                if not self._switching or isinstance(error, RebuildBlocked):
+                    with suppress(Exception):
+                        await checkpoints.hold(session, projection.name, held=False)
                 raise
             return builder.events
 
