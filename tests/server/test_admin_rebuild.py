@@ -148,6 +148,9 @@ async def test_failed(reading, world):
 
     found = await wait_until(failed)
     assert found["outcome"] == "failed"
+    answer = await reading.post("admin", PATH.format("messages"), {"dry_run": True})
+    assert (answer.status, answer.json["error"]) == (409, "conflict")
+    assert f"0:{entry.decode()}" in answer.json["message"]
     assert f"0:{entry.decode()}" in found["reason"]
     assert await count(reading.store, "messages") == 1
 

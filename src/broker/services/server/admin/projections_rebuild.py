@@ -10,14 +10,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from broker.errors import NotFound
+from broker.errors import Conflict, NotFound, StoreUnavailable
 from broker.events.archive import storage
 from broker.events.positions import Position
 from broker.projections import catalog, visibility
 from broker.projections.base import Projection
 from broker.projections.rebuild import background, run
 from broker.projections.rebuild.background import Rebuilds, Standing
+from broker.projections.rebuild.building import RebuildStopped
 from broker.projections.rebuild.sources import LogSource
+from broker.projections.store import StoreRetry
 from broker.services.server import exchange
 from broker.services.server.admin.parts import Parts, by
 from broker.web import body
@@ -83,11 +85,16 @@ class RebuildProjection:
             given = _wanted.decode(raw)
         projection = _projection(request)
         store = self._parts.models.store
-        if given.dry_run:
-            return exchange.answer(await self._rebuilds.estimate(store, projection))
         heard: list[Position] = []
         record = background.recorder(self._parts.registry, positions=heard.extend, **by(caller))
-        await self._rebuilds.begin(store, projection, record)
+        try:
+            if given.dry_run:
+                return exchange.answer(await self._rebuilds.estimate(store, projection))
+            await self._rebuilds.begin(store, projection, record)
+        except RebuildStopped as error:
+            raise Conflict(error.detail) from error
+        except StoreRetry as error:
+            raise StoreUnavailable(error.detail) from error
         visible = await visibility.wait(self._parts.database, heard[:1], AUDIT)
         return exchange.answer(Begun(await self._rebuilds.look(store, projection), visible), 202)
 
@@ -129,6 +136,7 @@ OPERATIONS: Final = [
         request=Wanted,
         answers={200: run.Estimate, 202: Begun},
         errors=(400, 401, 403, 404, 409, 413, 415, 503),
+        also=("history_gap", "archive_damaged", "archive_unavailable", "unknown_event"),
         parameters=_NAME,
         bearer=True,
     ),
