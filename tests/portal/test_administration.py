@@ -262,6 +262,21 @@ async def parked(system) -> list[str]:
     return found
 
 
+async def give_back(admin) -> None:
+    """Give back the two of `stuck`, by what matches, after a look that does nothing."""
+    await admin.go("/admin/parked?client_id=stuck")
+    await admin.page.check("input[name=all]")
+    await admin.press("#mend button[value=resend]")
+    assert "Give back 2 messages?" in await admin.text()
+    assert stuck(admin.system, "parked=1") == 2
+    await admin.press("#sure button")
+    assert "2 given back" in await admin.text()
+
+
+def stuck(system, condition: str) -> int:
+    return system.query(f"SELECT COUNT(*) AS n FROM messages WHERE client_id='stuck' AND {condition}")[0]["n"]
+
+
 async def test_parked_messages_are_given_back_and_discarded(admin):
     """First how many it would be; then, said again, it is done: ticked ones, and all that match."""
     await admin.go("/admin/parked")
@@ -284,17 +299,10 @@ async def test_parked_messages_are_given_back_and_discarded(admin):
     assert "nobody waits for it" in await admin.page.inner_text(".timeline")
     async with opened(admin.system.settings) as tools:
         await tools.clients.change_route("stuck", "inbox", actor="system")
-    await admin.go("/admin/parked?client_id=stuck")
-    await admin.page.check("input[name=all]")
-    await admin.press("#mend button[value=resend]")
-    assert "Give back 2 messages?" in await admin.text()
-    # Looking does nothing.
-    assert len(admin.system.query("SELECT 1 FROM messages WHERE client_id='stuck' AND parked=1")) == 2
-    await admin.press("#sure button")
-    assert "2 given back" in await admin.text()
-
-    def delivered() -> bool:
-        rows = admin.system.query("SELECT 1 FROM messages WHERE client_id='stuck' AND status='delivered'")
-        return len(rows) == 2
-
-    await eventually(delivered, within=30)
+    while stuck(admin.system, "status='delivered'") < 2:
+        # Parked again where the worker has not heard of the new route yet.
+        await give_back(admin)
+        await eventually(
+            lambda: 2 in (stuck(admin.system, "status='delivered'"), stuck(admin.system, "parked=1")),
+            within=30,
+        )

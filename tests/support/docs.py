@@ -24,9 +24,11 @@ def shell_lines(page: Path) -> Iterator[list[str]]:
 
 
 def broker_words(words: list[str]) -> list[str] | None:
-    """What follows `./broker` or `broker`, after variables; None for another program's command."""
+    """What follows `./broker` or `broker`, after variables and up to a redirection; None for another's command."""
     while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
         words = words[1:]
+    if ">" in words:
+        words = words[: words.index(">")]
     return words[1:] if words and words[0] in ("./broker", "broker") else None
 
 

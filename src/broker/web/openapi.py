@@ -82,6 +82,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     answers: Mapping[int, Any]
     request: Any = None
     request_types: Sequence[str] = (JSON,)
+    request_required: bool = True
     errors: Sequence[int] = ()
     parameters: Sequence[Mapping[str, Any]] = ()
     certificate: bool = True
@@ -160,7 +161,7 @@ class _Document:
         if operation.request is not None:
             schema = self._schema(operation.request)
             out["requestBody"] = {
-                "required": True,
+                "required": operation.request_required,
                 "content": {kind: {"schema": schema} for kind in operation.request_types},
             }
         out["responses"] = self._responses(operation)

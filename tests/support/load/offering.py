@@ -113,6 +113,9 @@ class Line:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if self._streams is not None and self._streams[0].at_eof():
+            # The server ends what was idle for long.
+            self.close()
         if self._streams is None:
             self._streams = await asyncio.open_connection(
                 "127.0.0.1", self._port, ssl=self._context, server_hostname="localhost"
@@ -141,7 +144,8 @@ class Line:
 
 async def _lines(system: System, count: int) -> asyncio.Queue[Line]:
     context = system.context("clients/demo/client")
-    lines: asyncio.Queue[Line] = asyncio.Queue()
+    # The one used last first, so that few stay idle for long.
+    lines: asyncio.Queue[Line] = asyncio.LifoQueue()
     for _ in range(count):
         line = Line(int(system.overrides["gateway_port"]), context)
         await line.open()

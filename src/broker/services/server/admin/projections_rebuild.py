@@ -134,6 +134,7 @@ OPERATIONS: Final = [
         path=PATH,
         summary="Build a read model anew from the history, or take up a rebuild that was interrupted.",
         request=Wanted,
+        request_required=False,
         answers={200: run.Estimate, 202: Begun},
         errors=(400, 401, 403, 404, 409, 413, 415, 503),
         also=("history_gap", "archive_damaged", "archive_unavailable", "unknown_event"),
