@@ -153,6 +153,16 @@ async def answers(channel, sent) -> list:
     return [found[one.message_id] for one in sent]
 
 
+async def test_what_is_queued_as_the_last_request_ends_is_sent(fake):
+    """⚠ A delivery that comes in the very step in which the last sender ended does not wait for another to come."""
+    fake.respond = lambda body: JSONResponse(
+        {"results": [{"message_id": one["message_id"], "status": "delivered"} for one in body["deliveries"]]}
+    )
+    for _ in range(3):
+        async with asyncio.timeout(10):
+            assert await answers(fake.channel, deliveries(1)) == [Accepted()]
+
+
 async def test_a_delivery_names_its_claim(fake):
     """The server is told which claim is meant, so that it can tell a lost one; no plain text is sent."""
     fake.respond = lambda body: JSONResponse(

@@ -87,30 +87,37 @@ class Inbox(Channel):
         batch = _Open(len(deliveries), asyncio.get_running_loop().create_future())
         self._waiting.extend(_Waiting(delivery, report, batch) for delivery in deliveries)
         while len(self._senders) < min(IN_FLIGHT, -(-len(self._waiting) // MAX_BATCH)):
-            task = asyncio.get_running_loop().create_task(self._send())
-            self._senders.add(task)
-            task.add_done_callback(self._senders.discard)
+            self._senders.add(asyncio.get_running_loop().create_task(self._send()))
         await batch.done
 
     async def aclose(self) -> None:
         """Give up requests under way and close connections."""
-        for task in self._senders:
+        senders = list(self._senders)
+        for task in senders:
             task.cancel()
-        await asyncio.gather(*self._senders, return_exceptions=True)
+        await asyncio.gather(*senders, return_exceptions=True)
         await self._pool.aclose()
 
     async def _send(self) -> None:
-        while self._waiting:
-            group = [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
-            live = [one for one in group if not one.delivery.cancelled]
-            try:
-                answers = await self._post([one.delivery for one in live]) if live else {}
-                for one in live:
-                    if not one.delivery.cancelled:
-                        one.report(one.delivery, answers[one.delivery.message_id])
-            finally:
-                for one in group:
-                    one.batch.one_less()
+        try:
+            while self._waiting:
+                await self._send_group()
+        finally:
+            # At once, not in a callback: what is queued before that ran would have nobody to send it.
+            if (me := asyncio.current_task()) is not None:
+                self._senders.discard(me)
+
+    async def _send_group(self) -> None:
+        group = [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
+        live = [one for one in group if not one.delivery.cancelled]
+        try:
+            answers = await self._post([one.delivery for one in live]) if live else {}
+            for one in live:
+                if not one.delivery.cancelled:
+                    one.report(one.delivery, answers[one.delivery.message_id])
+        finally:
+            for one in group:
+                one.batch.one_less()
 
     async def _post(self, deliveries: list[Delivery]) -> dict[bytes, Answer]:
         body = msgspec.json.encode({"deliveries": [_item(delivery) for delivery in deliveries]})
