@@ -48,7 +48,8 @@ def test(suite: str | None, pytest_args: tuple[str, ...], *, quick: bool, full: 
     # Most tests wait for servers and processes: a few at a time take half as long, even on two cores.
     # Load by itself, or it measures the others.
     alone = bool(pytest_args) or suite == "load" or full
-    spread = () if alone else ("-n", str(WORKERS), "--dist", "loadfile")
+    # In our order (tests/conftest.py), not by how many tests a file has: few of them may take long.
+    spread = () if alone else ("-n", str(WORKERS), "--dist", "loadfile", "--no-loadscope-reorder")
     chosen = (*(("--quick",) if quick else ()), *(("--full",) if full else ()))
     if suite in SECTION_NAMES:
         chosen = (*chosen, "--sections", str(suite))
