@@ -19,15 +19,15 @@ local me, now = ARGV[3], now_ms()
 for i = 5, #ARGV, 2 do redis.call('HSET', KEYS[6], ARGV[i], me .. '|' .. ARGV[i + 1]) end
 redis.call('HSET', KEYS[6], 'w:' .. me, '1')
 redis.call('PEXPIRE', KEYS[6], ARGV[4])
-local said = {}
 for _, name in ipairs(redis.call('HKEYS', KEYS[5])) do
-  if redis.call('HEXISTS', KEYS[6], 'w:' .. name) == 1 then
-    said[#said + 1] = 'w:' .. name
-  elseif alive_until(KEYS[5], name, now) >= now then
+  if redis.call('HEXISTS', KEYS[6], 'w:' .. name) == 0 and alive_until(KEYS[5], name, now) >= now then
     return redis.error_reply('NOGROUP it is made again when ' .. name .. ' has said what it has in hand')
   end
 end
-redis.call('HDEL', KEYS[6], 'w:' .. me, unpack(said))
+-- Also of those that have no heartbeat now: it counts for this time only.
+for _, entry in ipairs(redis.call('HKEYS', KEYS[6])) do
+  if string.sub(entry, 1, 2) == 'w:' then redis.call('HDEL', KEYS[6], entry) end
+end
 
 local from = '$'
 local oldest = redis.call('ZRANGE', KEYS[4], 0, 0, 'WITHSCORES')
