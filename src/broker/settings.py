@@ -104,6 +104,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     portal_host: str = "127.0.0.1"
     portal_port: Port = 8080
     portal_session: Seconds = 1800.0
+    trusted_proxies: Annotated[
+        str, Meta(description="IP addresses and networks, separated by commas, or nothing")
+    ] = ""
     workers: Annotated[int, Meta(ge=1, le=64)] = 1
     worker_concurrency: Annotated[int, Meta(ge=1, le=10_000)] = 256
     worker_metrics_port: Port = 9100
@@ -214,7 +217,13 @@ def load(file: Path | None = None, environ: Mapping[str, str] | None = None, **o
         raise SettingsError(_explain(str(error), values)) from None
     if settings.oidc_issuer is not None and settings.oidc_client_id is None:
         raise SettingsError("oidc_client_id (BROKER_OIDC_CLIENT_ID) is needed where oidc_issuer is set.")
+    _check_networks("trusted_proxies", settings.trusted_proxies)
     return settings
+
+
+def networks(text: str) -> list[str]:
+    """The addresses and networks of such a setting."""
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def variable(name: str) -> str:
@@ -296,6 +305,16 @@ def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
         if name.startswith(PREFIX) and value != ""
     }
     return {name: value for name, value in found.items() if name not in RESERVED}
+
+
+def _check_networks(name: str, text: str) -> None:
+    for part in networks(text):
+        try:
+            ipaddress.ip_network(part)
+        except ValueError as error:
+            raise SettingsError(
+                f"{name} ({variable(name)}) is {text!r}; it takes {takes(name)}: {error}."
+            ) from None
 
 
 def _unknown(name: str, known: set[str]) -> str:

@@ -65,6 +65,7 @@ MEANINGS: Final[dict[str, dict[str, str]]] = {
         "oidc_ca_file": "CA certificates (PEM) that the provider may have too, besides the system's",
         "portal_host": "Where the portal listens: plain HTTP on a loopback address, TLS on any other",
         "portal_port": "Its port",
+        "trusted_proxies": "Reverse proxies before portal and server whose `X-Forwarded-For` is believed",
         "portal_session": "After this long without a request people sign in again",
     },
     "Connections and metrics": {

@@ -6,14 +6,16 @@ import asyncio
 import ssl
 from collections.abc import Callable
 from email.utils import formatdate
+from typing import Any, cast
 
 from starlette.types import ASGIApp
 from uvicorn.config import Config
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.server import ServerState
 
 from broker import telemetry
 from broker.errors import BrokerError
-from broker.settings import Settings
+from broker.settings import Settings, networks
 from broker.web.limits import DEFAULT, Limits
 from broker.web.listening import Acceptor, listen
 from broker.web.protocol import BrokerProtocol
@@ -60,9 +62,17 @@ async def serve_surface(
     stop: asyncio.Event,
     reuse_port: bool = False,
     in_flight: int = DEFAULT.in_flight,
+    proxied: bool = False,
     on_bound: Callable[[int], None] | None = None,
 ) -> None:
-    """As `serve`, over TLS where there is a context, with the time-outs that the settings give them all."""
+    """As `serve`, over TLS where there is a context, with the time-outs that the settings give them all.
+
+    `proxied`: reverse proxies may stand before it. What those that are trusted say of where a request comes
+    from counts; nobody else's word does.
+    """
+    if proxied and (trusted := networks(settings.trusted_proxies)):
+        # Their own types for ASGI are stricter than Starlette's.
+        app = cast("ASGIApp", ProxyHeadersMiddleware(cast("Any", app), trusted))
     await serve(
         app,
         host=host,
@@ -93,7 +103,7 @@ class _Server:
             lifespan="auto",
             log_config=None,
             access_log=False,
-            # Who calls is what TLS says, not what a header claims.
+            # Who calls is what TLS says, not what a header claims; `serve_surface` knows proxies to believe.
             proxy_headers=False,
         )
         self.config.load()

@@ -91,6 +91,7 @@ class PortalRole:
                     self._context,
                     host=self._settings.portal_host,
                     port=self._settings.portal_port,
+                    proxied=True,
                     stop=stop,
                     on_bound=on_bound,
                 )

@@ -142,6 +142,7 @@ class ServerRole:
             self._context,
             host=settings.server_host,
             port=settings.server_port,
+            proxied=True,
             stop=stop,
             on_bound=on_bound,
         )
