@@ -81,6 +81,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     # The archive, and how much history stays in Redis besides.
     archive_url: ArchiveUrl | None = None
+    client_keys_url: ArchiveUrl | None = None
     archive_segment_mb: Annotated[int, Meta(ge=1, le=256)] = 16
     archive_segment_seconds: Seconds = 300.0
     stream_history: Annotated[
@@ -193,7 +194,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return self.ca_key or self.certs_dir / "ca.key"
 
 
-SECRET_URLS = frozenset({"redis_url", "mysql_url", "archive_url"})
+SECRET_URLS = frozenset({"redis_url", "mysql_url", "archive_url", "client_keys_url"})
 SECRETS = frozenset({"key_passphrase", "oidc_client_secret"})
 
 

@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from broker.events.archive.archiver import Archiver, Limits
 from broker.events.archive.reader import archived, history
 from broker.events.archive.segments import Entry, Manifest
@@ -99,3 +101,8 @@ def same(one: list[Entry], other: list[Entry]) -> bool:
         return [each if hasattr(each, "data") else (each.position, list(each.fields)) for each in found]
 
     return plain(one) == plain(other)
+
+
+def renamed(found: Entry, tag: str) -> Entry:
+    """The entry under another tag."""
+    return msgspec.structs.replace(found, tag=tag)

@@ -158,7 +158,7 @@ def meant(where: Storage, settings: Settings, given: str | None) -> tuple[str, l
 
     log_id = _log_id(settings, given)
     if log_id is None:
-        logs = where.names("")
+        logs = [name for name in where.names("") if not name.startswith(".")]
         if len(logs) != 1:
             raise NotFound(f"{where.shown} holds {len(logs)} logs ({', '.join(logs)}); name one by --log-id.")
         log_id = logs[0]

@@ -23,6 +23,7 @@ from broker.events.archive.storage import ArchiveUnavailable
 from broker.events.archive.store import StreamArchive
 from broker.events.connection import call
 from broker.events.feed import Feed, HistoryTrimmed, Page
+from broker.events.key_copies import KeyKeeper
 from broker.events.positions import Position
 from broker.events.scripting import Script
 from broker.lifecycle import backoff, sleep_or_stop
@@ -81,9 +82,13 @@ class ArchiveStatus:
 class Archiver:
     """Archives one stream for as long as this process holds its lease; stands by otherwise."""
 
-    def __init__(self, feed: Feed, archive: StreamArchive, limits: Limits) -> None:
+    def __init__(
+        self, feed: Feed, archive: StreamArchive, limits: Limits, *, keeper: KeyKeeper | None = None
+    ) -> None:
+        """`keeper`, of the control stream, copies client keys before their events count as archived."""
         self.feed = feed
         self.archive = archive
+        self._keeper = keeper
         self.status = ArchiveStatus(feed.stream)
         self._limits = limits
         self._doubted = False
@@ -141,6 +146,8 @@ class Archiver:
             await self._keeping(asyncio.to_thread(self.archive.tidy, sealed.number))
         self._start(sealed)
         await self._recorded(sealed)
+        if self._keeper is not None:
+            await self._keeping(self._keeper.catch_up())
         while not stop.is_set():
             if not await self._step(stop):
                 await sleep_or_stop(min(self._limits.poll, self.feed.ttl_ms / 3000), stop)
@@ -181,6 +188,8 @@ class Archiver:
         page = await self.feed.read(self._at, self._events(), self._durable, self._limits.page)
         self._say(State.OWNER)
         if page.entries:
+            if self._keeper is not None:
+                await self._keeping(self._keeper.follow(page.entries))
             if not self._segment.count:
                 self._since = clock.monotonic()
             self._segment.add(page.entries)

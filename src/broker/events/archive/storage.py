@@ -16,6 +16,8 @@ from broker.events import private_files
 from broker.settings import Settings, safe_url
 
 _SCHEME: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
+KEYS_FOLDER: Final = ".client-keys"
+"""In the archive's place, where that is not the data directory; no log's name begins with a dot."""
 EXTRAS: Final = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
 """Packages that bring a scheme's file system."""
 
@@ -166,8 +168,21 @@ class BucketStorage:
 def opened(settings: Settings) -> Storage:
     """The storage that `archive_url` names; nothing is looked at yet. Raises SettingsError."""
     url = settings.archive_url
+    return at(str(settings.data_dir / "archive") if url is None else url)
+
+
+def beside(settings: Settings) -> Storage:
+    """The storage of the client keys' copies, which are no part of the archive. Raises SettingsError."""
+    url = settings.client_keys_url
     if url is None:
-        return LocalStorage(settings.data_dir / "archive")
+        own = settings.archive_url
+        # A place that every projector reaches, as the archive is.
+        url = str(settings.data_dir / "client-keys") if own is None else f"{own.rstrip('/')}/{KEYS_FOLDER}"
+    return at(url)
+
+
+def at(url: str) -> Storage:
+    """The storage at an address or in a directory. Raises SettingsError."""
     if url.startswith("file://"):
         return LocalStorage(Path(url.removeprefix("file://")))
     return BucketStorage(url) if _SCHEME.match(url) else LocalStorage(Path(url))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
+from broker.events import key_copies
 from broker.events.archive import storage
 from broker.events.archive.archiver import Archiver, Limits, State
 from broker.events.archive.store import StreamArchive
 from broker.events.archive.trimming import TRIM_SECONDS, Needs, Trimmer
 from broker.events.connection import Redis
 from broker.events.feed import Feed
+from broker.events.key_copies import KeyKeeper
 from broker.events.keys import ARCHIVE_GROUP, LogKeys
 from broker.events.log_identity import LogIdentity
 from broker.events.positions import Position, start
@@ -43,6 +45,8 @@ class Archiving:
     ) -> None:
         where = storage.opened(settings)
         limits = Limits(settings.archive_segment_mb * 1024 * 1024, settings.archive_segment_seconds)
+        copies = key_copies.opened(settings, identity.log_id)
+        keeper = KeyKeeper(redis, keys.control, identity.incarnations[keys.control.stream], copies)
         self._identity = identity
         self._store = store
         self._projections = projections
@@ -60,6 +64,7 @@ class Archiving:
                 ),
                 StreamArchive(where, identity.log_id, stream.stream),
                 limits,
+                keeper=keeper if stream is keys.control else None,
             )
             for stream in keys.streams
         ]
