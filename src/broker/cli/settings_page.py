@@ -37,8 +37,8 @@ MEANINGS: Final[dict[str, dict[str, str]]] = {
     "Archive": {
         "archive_url": "Where history is kept for ever, the same for all projectors; not set: `archive` in "
         "`data_dir`. Buckets need the package of their scheme, such as s3fs",
-        "client_keys_url": "Where copies of the clients' wrapped keys lie, outside Redis, with no part in the archive; "
-        "not set: `client-keys` in `data_dir`, or `.client-keys` in `archive_url`",
+        "client_keys_url": "Where copies of the clients' wrapped keys lie, outside Redis, with no part in "
+        "the archive; not set: `client-keys` in `data_dir`, or `.client-keys` in `archive_url`",
         "archive_segment_mb": "A segment is closed once its events have this size, in MB, before compression",
         "archive_segment_seconds": "Or once its first event has waited this long; Redis keeps it until then",
         "stream_history": "History that stays in Redis though nothing needs it there, while memory allows",
