@@ -91,6 +91,13 @@ local function field(entry, name)
   end
 end
 
+-- What XINFO says of a stream's consumer group; nil without the group or the stream.
+local function group_info(events, name)
+  for _, info in ipairs(redis.call('EXISTS', events) == 1 and redis.call('XINFO', 'GROUPS', events) or {}) do
+    if field(info, 'name') == name then return info end
+  end
+end
+
 -- Move the ciphertext of an open message out of the stream, so that it does not hold back trimming.
 local function move_body_aside(events, bodies, age, id, position)
   if redis.call('HEXISTS', bodies, id) == 0 then

@@ -25,12 +25,8 @@ end
 local last, added, length, first = '0-0', 0, 0, nil
 local info = redis.pcall('XINFO', 'STREAM', KEYS[3])
 if not info.err then
-  for i = 1, #info, 2 do
-    if info[i] == 'last-generated-id' then last = info[i + 1]
-    elseif info[i] == 'entries-added' then added = info[i + 1]
-    elseif info[i] == 'length' then length = info[i + 1]
-    elseif info[i] == 'first-entry' and info[i + 1] then first = info[i + 1][1] end
-  end
+  last, added, length = field(info, 'last-generated-id'), field(info, 'entries-added'), field(info, 'length')
+  first = (field(info, 'first-entry') or {})[1]
 end
 
 if precedes(last, ARGV[8]) then
@@ -47,18 +43,10 @@ if tonumber(read) < trimmed and precedes(position, last) and (not first or prece
 end
 
 -- The owner's position rules; the group only shows it, and may have been destroyed or moved by anybody.
-local known, stands = false, false
-for _, row in ipairs(redis.call('XINFO', 'GROUPS', KEYS[3])) do
-  local fields = {}
-  for i = 1, #row, 2 do fields[row[i]] = row[i + 1] end
-  if fields['name'] == group then
-    known = true
-    stands = fields['last-delivered-id'] == position and fields['entries-read'] == tonumber(read)
-  end
-end
-if not known then
+local shown = group_info(KEYS[3], group)
+if not shown then
   redis.call('XGROUP', 'CREATE', KEYS[3], group, position, 'ENTRIESREAD', read)
-elseif not stands then
+elseif field(shown, 'last-delivered-id') ~= position or field(shown, 'entries-read') ~= tonumber(read) then
   redis.call('XGROUP', 'SETID', KEYS[3], group, position, 'ENTRIESREAD', read)
 end
 if last == position then

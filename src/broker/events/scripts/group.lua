@@ -9,11 +9,7 @@
 local refused = check_incarnation()
 if refused then return refused end
 
-if redis.call('EXISTS', KEYS[2]) == 1 then
-  for _, info in ipairs(redis.call('XINFO', 'GROUPS', KEYS[2])) do
-    if field(info, 'name') == ARGV[2] then return '' end
-  end
-end
+if group_info(KEYS[2], ARGV[2]) then return '' end
 
 local me, now = ARGV[3], now_ms()
 for i = 5, #ARGV, 2 do redis.call('HSET', KEYS[6], ARGV[i], me .. '|' .. ARGV[i + 1]) end

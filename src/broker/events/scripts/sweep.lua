@@ -10,20 +10,12 @@ if refused then return refused end
 
 local events, group = KEYS[2], ARGV[2]
 
-local function number_of(entry_id)
-  local ms, seq = string.match(entry_id, '^(%d+)-(%d+)$')
-  return tonumber(ms), tonumber(seq)
-end
-
-local last_ms, last_seq
-for _, info in ipairs(redis.call('EXISTS', events) == 1 and redis.call('XINFO', 'GROUPS', events) or {}) do
-  if field(info, 'name') == group then last_ms, last_seq = number_of(field(info, 'last-delivered-id')) end
-end
-if not last_ms then return redis.error_reply('NOGROUP there is no group ' .. group) end
+local info = group_info(events, group)
+if not info then return redis.error_reply('NOGROUP there is no group ' .. group) end
+local last = field(info, 'last-delivered-id')
 
 local function unreachable(entry)
-  local ms, seq = number_of(entry)
-  return (ms < last_ms or (ms == last_ms and seq <= last_seq))
+  return not precedes(last, entry)
     and not redis.call('XPENDING', events, group, entry, entry, 1)[1]
     and redis.call('HEXISTS', KEYS[4], entry) == 0
 end

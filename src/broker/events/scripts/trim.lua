@@ -44,10 +44,8 @@ local function delivery_needs()
   local pending = redis.pcall('XPENDING', events, group)
   if pending.err then return '0-0' end
   if pending[1] > 0 then return pending[2] end
-  for _, info in ipairs(redis.call('XINFO', 'GROUPS', events)) do
-    if field(info, 'name') == group then return field(info, 'last-delivered-id') end
-  end
-  return '0-0'
+  local info = group_info(events, group)
+  return info and field(info, 'last-delivered-id') or '0-0'
 end
 
 hold('archive', redis.call('HGET', archive, 'position') or '0-0')
