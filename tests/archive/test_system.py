@@ -58,6 +58,18 @@ async def test_messages_pass_while_redis_stays_empty(system: System) -> None:
     assert system.status()["healthy"]
 
 
+def test_events_that_left_the_log_are_shown(system: System) -> None:
+    """`events show` answers from the audit log, by message and by position, what was cut from the streams."""
+    message = system.query("SELECT subject FROM audit_log WHERE type='Delivered' ORDER BY ms LIMIT 1")[0]
+    recorded = system.query(
+        "SELECT HEX(hash) AS hash FROM audit_log WHERE subject=%s ORDER BY ms,seq", message["subject"]
+    )
+    shown = system.run("events", "show", message["subject"], "--json").stdout.splitlines()
+    assert [json.loads(line)["hash"].upper() for line in shown] == [row["hash"] for row in recorded]
+    position = json.loads(shown[0])["id"]
+    assert system.run("events", "show", position, "--json").stdout.splitlines() == shown[:1]
+
+
 async def test_restart_on_cut_streams(system: System) -> None:
     """Stopped and started again, everything goes on where it stood; a resumed system takes and delivers."""
     system.down()

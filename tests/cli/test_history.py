@@ -103,18 +103,14 @@ def test_follow_prints_what_is_appended(system: System) -> None:
 
 
 async def test_show(system: System, message_id: str) -> None:
-    """A message's events, or one by its position; after it left the log, from the audit log."""
+    """A message's events, or one by its position, are the same before and after the audit log has them."""
     found = lines(system.run("events", "show", message_id, "--json").stdout)
     assert [event.type for event in found] == ["MessageSubmitted", "DeliveryAttempted", "Delivered"]
     shown = system.run("events", "show", found[0].id).stdout
     assert "MessageSubmitted" in shown
     assert "withheld (sha256:" in shown
-    await eventually(lambda: len(_rows(system, message_id)) == 3, what="audit rows")
-    redis = system.redis()
-    partition = system.keys().partitions[int(found[0].stream)]
-    assert await redis.xdel(partition.events, found[0].id.partition(":")[2]) == 1
-    await redis.aclose()
     assert lines(system.run("events", "show", found[0].id, "--json").stdout) == found[:1]
+    await eventually(lambda: len(_rows(system, message_id)) == 3, what="audit rows")
     assert lines(system.run("events", "show", message_id, "--json").stdout) == found
 
 

@@ -145,7 +145,7 @@ async def test_a_leftover_is_reaped(tmp_path: Path) -> None:
     pid = left.pid
     other = Valkey(tmp_path)
     assert await other.reap() == pid
-    assert left.returncode is not None
+    await wait_until(lambda: left.returncode is not None)
     assert await other.reap() is None
     (tmp_path / "valkey.pid").write_text(f"{os.getpid()} 1.0\n")
     assert await other.reap() is None

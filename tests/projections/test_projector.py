@@ -69,13 +69,14 @@ async def test_every_stream_is_projected(redis, log_name, store, url):
         assert await count(store, "audit_log") == 20
         assert await count(store, "clients") == 1
 
+        everything = {f'{{stream="{stream.stream}"}}': 1 for stream in keys.streams}
+
         async def exported() -> bool:
             lag = await values(client, "broker_projection_lag_events")
-            return lag.get('{projection="audit_log",stream="access"}') == 0 and set(lag.values()) == {0}
+            read = lag.get('{projection="audit_log",stream="access"}') == 0 and set(lag.values()) == {0}
+            return read and await values(client, "broker_projection_lease") == everything
 
         await wait_until(exported)
-        owned = await values(client, "broker_projection_lease")
-        assert owned == {f'{{stream="{stream.stream}"}}': 1 for stream in keys.streams}
         assert await health(client) == (
             200,
             {"redis": "ok", "mysql": "ok", "log": "ok", "streams": "ok", "projections": "ok"},
