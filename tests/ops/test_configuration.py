@@ -1,0 +1,271 @@
+"""Settings that are changed: ports, variables, the database. The new ones hold, the old ones are not used any more."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pymysql
+import pytest
+
+from broker import client as clients
+from broker import preparation
+from broker.client import Message
+from broker.domain import ids
+from broker.embedded.mariadb import MariaDB
+from broker.embedded.valkey import Valkey, free_port
+from broker.events import codec, connection, types
+from broker.events.keys import LogKeys
+from broker.events.positions import at
+from broker.projections import schema
+from broker.settings import Settings, load
+from broker.web import tls
+from support import databases
+from support.installation import PORTS, Installation
+from support.waiting import wait_until
+
+NUMBER = "+4915200000000"
+DATABASE, USER, PASSWORD = "short_messages", "moved", "p@ss/w:rd"
+ROLES = ("gateway", "worker", "projector")
+
+
+@dataclass
+class Changed:
+    """An installation that ran, was stopped, changed and started again."""
+
+    installation: Installation
+    old_ports: dict[str, int]
+    old_url: str
+    new_url: str
+    before: str
+    """A message that was delivered before the change."""
+    after: str
+    """One that its recipient does not take, sent after it."""
+
+    @property
+    def settings(self) -> Settings:
+        """As every command and role finds them."""
+        return load(environ=self.installation.environ)
+
+
+async def deliver(installation: Installation, status: str) -> str:
+    """Send a message and wait until its producer is told this status; its id."""
+    url = f"https://localhost:{installation.ports['gateway_port']}"
+    async with clients.connect(url, installation.certs, "demo") as producer:
+        accepted = await producer.submit(Message(NUMBER, "hello"))
+
+        async def ended() -> bool:
+            return (await producer.status(accepted.message_id))["status"] == status
+
+        await wait_until(ended, within=120, what=status)
+    return accepted.message_id
+
+
+async def prepare(settings: Settings) -> None:
+    """As `broker prepare`."""
+    schema.migrate(str(settings.mysql_url))
+    await preparation.prepare(settings)
+
+
+def listening(port: int) -> bool:
+    with closing(socket.socket()) as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+async def up(installation: Installation, *roles: str) -> None:
+    for role in roles:
+        installation.start(role)
+    ports = [installation.ports[name] for name in PORTS if name.partition("_")[0] in roles]
+    await wait_until(lambda: all(map(listening, ports)), within=120, what="every role listens")
+
+
+def down(installation: Installation) -> None:
+    """All told at once, then waited for."""
+    for process in installation.running.values():
+        process.terminate()
+    for role in list(installation.running):
+        installation.stop(role)
+
+
+def as_root(server: MariaDB, *statements: str) -> None:
+    """As the user that made the server's data directory may over its socket."""
+    with (
+        pymysql.connect(user=getpass.getuser(), unix_socket=str(server.socket), autocommit=True) as link,
+        link.cursor() as cursor,
+    ):
+        for statement in statements:
+            cursor.execute(statement)
+
+
+def move_database(server: MariaDB, installation: Installation) -> str:
+    """Another database with another user, empty; the old one is gone. Its address."""
+    old = installation.environ["BROKER_MYSQL_URL"]
+    databases.drop(old)
+    account = f"'{USER}'@'localhost'"
+    as_root(
+        server,
+        f"CREATE DATABASE {DATABASE} CHARACTER SET utf8mb4",
+        f"CREATE USER {account} IDENTIFIED BY '{PASSWORD}'",
+        f"GRANT ALL PRIVILEGES ON {DATABASE}.* TO {account}",
+    )
+    return f"mysql://{USER}:p%40ss%2Fw%3Ard@localhost/{DATABASE}?unix_socket={server.socket}"
+
+
+async def change(installation: Installation, server: MariaDB, directory: Path) -> Changed:
+    """Run with the old settings, stop, change, start with the new ones."""
+    installation.environ["BROKER_DEFAULT_CHANNEL"] = "simulated"
+    await prepare(load(environ=installation.environ))
+    (installation.data / "log").mkdir()
+    await up(installation, *ROLES)
+    before = await deliver(installation, "delivered")
+    down(installation)
+    old_ports, old_url = dict(installation.ports), installation.environ["BROKER_MYSQL_URL"]
+    new_url = move_database(server, installation)
+    installation.ports = {name: free_port() for name in PORTS}
+    file = directory / "other.toml"
+    # The file's ports are the old ones: the environment outranks it.
+    file.write_text(
+        f"metrics_public = true\nretry_interval = 9999\n[gateway]\nport = {old_ports['gateway_port']}\n"
+    )
+    installation.environ |= {f"BROKER_{name.upper()}": str(port) for name, port in installation.ports.items()}
+    installation.environ |= {
+        "BROKER_CONFIG": str(file),
+        "BROKER_MYSQL_URL": new_url,
+        "BROKER_MAX_ATTEMPTS": "2",
+        "BROKER_RETRY_INTERVAL": "0.2",
+    }
+    changed = Changed(installation, old_ports, old_url, new_url, before, "")
+    await prepare(changed.settings)
+    async with preparation.opened(changed.settings) as tools:
+        await tools.clients.change_route("demo", "simulated", target="failures=99", actor="system")
+    await up(installation, *ROLES, "server", "portal")
+    changed.after = await deliver(installation, "failed")
+    return changed
+
+
+@pytest.fixture(scope="module")
+def changed(valkey: Valkey, mariadb: MariaDB, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Changed]:
+    directory = tmp_path_factory.mktemp("changed")
+    url = databases.create(mariadb)
+    made = Installation(directory / "data", redis_url=valkey.url, mysql_url=url, log_name="t-changed")
+    try:
+        yield asyncio.run(change(made, mariadb, directory))
+    finally:
+        down(made)
+        as_root(mariadb, f"DROP DATABASE IF EXISTS {DATABASE}", f"DROP USER IF EXISTS '{USER}'@'localhost'")
+
+
+async def history(changed: Changed, message: str) -> list[types.Event]:
+    """Every event of a message as the log has them, oldest first."""
+    subject = ids.parse(message)
+    stream = LogKeys("t-changed", 4).partitions[ids.partition(subject)]
+    redis = connection.connect(changed.settings.redis_url or "")
+    entries = await redis.xrange(stream.events)
+    await redis.aclose()
+    found = [codec.recorded(codec.stored(at(stream.stream, entry), fields)) for entry, fields in entries]
+    return [one.event for one in found if one.subject == subject]
+
+
+def get(changed: Changed, port: str, path: str, scheme: str = "https") -> httpx.Response:
+    made = changed.installation
+    context = tls.client_context(made.certs / "ca.crt")
+    return httpx.get(f"{scheme}://localhost:{made.ports[port]}{path}", verify=context, timeout=30)
+
+
+async def test_every_role_is_at_its_new_port_and_at_no_old_one(changed: Changed) -> None:
+    """All five, with every check of `smoke` well; where they were before nobody listens."""
+    assert not set(changed.old_ports.values()) & set(changed.installation.ports.values())
+    assert [port for port in changed.old_ports.values() if listening(port)] == []
+    await wait_until(changed.installation.well, within=120, what="smoke finds nothing")
+    assert get(changed, "portal_port", "/health", "http").status_code == 200
+
+
+async def test_variables_that_were_changed_hold(changed: Changed) -> None:
+    """Two attempts instead of five, and sooner than the file's interval, which the environment outranks."""
+    events = await history(changed, changed.after)
+    assert [type(one) for one in events] == [
+        types.MessageSubmitted,
+        types.DeliveryAttempted,
+        types.RetryScheduled,
+        types.DeliveryDue,
+        types.DeliveryAttempted,
+        types.Failed,
+    ]
+    assert [one.delay_ms for one in events if isinstance(one, types.RetryScheduled)] == [200]
+
+
+def test_what_only_the_file_says_holds(changed: Changed) -> None:
+    """Metrics are public now, on both surfaces that had asked for a certificate."""
+    for port in ("gateway_port", "server_port"):
+        assert get(changed, port, "/metrics").status_code == 200
+
+
+async def test_another_database_has_the_whole_history(changed: Changed) -> None:
+    """Other name, other user, other password, empty at first: also what was sent before is in its tables."""
+
+    def rows() -> dict[str, Any]:
+        with databases.connected(changed.new_url) as link, link.cursor() as cursor:
+            cursor.execute("SELECT message_id, status, attempt_count FROM messages")
+            return {one: (status, attempts) for one, status, attempts in cursor.fetchall()}
+
+    expected = {changed.before: ("delivered", 1), changed.after: ("failed", 2)}
+    await wait_until(lambda: rows() == expected, within=120, what="both messages are in the new tables")
+    with pytest.raises(pymysql.err.OperationalError, match="Unknown database"):
+        databases.connected(changed.old_url)
+
+
+def test_no_secret_of_the_new_settings_is_shown(changed: Changed) -> None:
+    """The password is in no log, and `config` hides it."""
+    said = changed.installation.broker("config", "--json").stdout
+    logs = "".join(path.read_text("utf-8") for path in (changed.installation.data / "log").glob("*.log"))
+    assert f"mysql://{USER}:***@" in said
+    assert len(logs.splitlines()) > 10
+    for text in (said, logs):
+        assert PASSWORD not in text
+        assert "p%40ss" not in text
+
+
+def test_settings_that_are_wrong_stop_the_start_with_their_names(changed: Changed) -> None:
+    """A misspelt name, a value that is none, a port that is taken, another number of partitions: each is said."""
+    made = changed.installation
+    taken = made.ports["server_port"]
+    cases = [
+        ({"BROKER_GATEWAY_PROT": "1"}, 2, "Did you mean gateway_port"),
+        ({"BROKER_GATEWAY_PORT": "eighty"}, 2, "it takes a TCP port"),
+        ({"BROKER_MYSQL_URL": "mysql://nowhere"}, 2, "mysql://user:password@host:port/database"),
+        ({"BROKER_PARTITIONS": "9"}, 2, "was created with 4"),
+        ({"BROKER_GATEWAY_PORT": str(taken)}, 1, f"127.0.0.1:{taken}: Address already in use"),
+    ]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "broker", "gateway"],
+            env=made.surroundings(**changes),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for changes, _, _ in cases
+    ]
+    ended = [(process.communicate(timeout=120)[0], process.returncode) for process in started]
+    assert [code for _, code in ended] == [code for _, code, _ in cases], ended
+    for (_, _, says), (said, _) in zip(cases, ended, strict=True):
+        assert says in said
+        assert "Traceback" not in said
+
+
+async def test_the_change_lost_and_doubled_nothing(changed: Changed) -> None:
+    """What was sent before and after it ended once."""
+    ends = []
+    for message in (changed.before, changed.after):
+        events = await history(changed, message)
+        ends.append([type(one) for one in events if isinstance(one, types.Delivered | types.Failed)])
+    assert ends == [[types.Delivered], [types.Failed]]
