@@ -24,9 +24,12 @@ LINT = (
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.option("--quick", is_flag=True, help="Leave the load and security cases out.")
 @click.option("--full", is_flag=True, help="The load cases in their whole length: an hour and a half in all.")
+@click.option("--from", "ref", metavar="REF", help="With the suite `upgrade`: the release to upgrade from.")
 @click.argument("suite", required=False)
 @click.argument("pytest_args", nargs=-1, type=click.UNPROCESSED)
-def test(suite: str | None, pytest_args: tuple[str, ...], *, quick: bool, full: bool) -> None:
+def test(
+    suite: str | None, pytest_args: tuple[str, ...], *, quick: bool, full: bool, ref: str | None
+) -> None:
     """Run the linters, the type checker and all tests; or SUITE.
 
     SUITE: `functional`, `integration`, `load`, `security` (the tests of the requirements' cases), `all`,
@@ -38,6 +41,10 @@ def test(suite: str | None, pytest_args: tuple[str, ...], *, quick: bool, full: 
         # `./broker test -- -x`: no suite was named.
         pytest_args = (suite, *pytest_args)
         suite = None
+    if ref is not None:
+        if suite != "upgrade":
+            raise click.UsageError("--from goes with the suite `upgrade`.")
+        pytest_args = ("--from", ref, *pytest_args)
     # Tests see no settings but their own.
     environ = {name: value for name, value in os.environ.items() if not name.startswith("BROKER_")}
     failed = _lint(environ) if suite in (None, "all", "lint") else []
