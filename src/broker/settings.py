@@ -23,7 +23,7 @@ from broker.errors import SettingsError
 
 PREFIX = "BROKER_"
 # Variables with our prefix that are no settings.
-RESERVED = frozenset({"config", "debug", "caller_dir", "program"})
+RESERVED = frozenset({"config", "debug", "caller_dir", "program", "backup_passphrase"})
 
 Port = Annotated[int, Meta(ge=0, le=65535, description="a TCP port, 0 for any free one")]
 YEAR = 365 * 24 * 3600

@@ -1,0 +1,243 @@
+"""`backup`: everything there is, in a directory that grows by what is new; and whether it is whole."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from broker.cli.common import UserPath, json_option, print_json, with_settings
+from broker.settings import Settings, variable
+
+if TYPE_CHECKING:
+    from broker.events.backup.creating import Made
+    from broker.events.backup.verifying import Checked, Report
+
+PASSPHRASE: Final = variable("backup_passphrase")
+
+passphrase_option = click.option(
+    "--passphrase-file",
+    type=UserPath(exists=True, dir_okay=False),
+    help=f"What seals the keys, in a file. Default: {PASSPHRASE}, then the setting key_passphrase.",
+)
+target_argument = click.argument("target", type=UserPath(file_okay=False))
+
+
+@click.group()
+def backup() -> None:
+    """Backups: history, open messages, keys, certificates, settings.
+
+    \b
+      broker backup create /mnt/backup
+      broker backup verify /mnt/backup
+
+    Keys are sealed under a passphrase.
+    """  # noqa: D301 - click's mark
+
+
+@backup.command()
+@target_argument
+@passphrase_option
+@click.option(
+    "--new-passphrase", is_flag=True, help="Seal the keys of all backups there anew, with this one."
+)
+@click.option("--keep", type=click.IntRange(1), metavar="N", help="Remove older backups but the last N.")
+@click.option("--full", is_flag=True, help="Copy the whole archive again where files in TARGET are damaged.")
+@json_option
+@with_settings
+def create(
+    settings: Settings, target: Path, *, passphrase_file: Path | None, as_json: bool, **options: Any
+) -> None:
+    """Make a backup in the directory TARGET while everything runs.
+
+    It has every event that was appended before it began. What an earlier backup in TARGET has is not copied
+    again. Files there are never changed, only added, but for the keys: each backup replaces them, so that
+    keys that were destroyed are soon gone from all of them.
+    """
+    passphrase = known_passphrase(settings, passphrase_file, new=True)
+    made = asyncio.run(_create(settings, target, passphrase, **options))
+    if as_json:
+        print_json(_made(made, target))
+        return
+    click.echo(
+        f"{made.snapshot.name}: {made.snapshot.events} events, {made.snapshot.open} open messages, "
+        f"{size(made.written)} written to {target}."
+    )
+    for name in made.removed:
+        click.echo(f"Removed {name}.")
+    if not made.tidied:
+        click.echo(f"Another backup in {target} is damaged; `broker backup verify` tells.")
+
+
+@backup.command()
+@target_argument
+@click.option("--backup", "name", metavar="NAME", help="Only this one. Default: all, each file once.")
+@passphrase_option
+@click.option(
+    "--key", "keys", multiple=True, type=UserPath(exists=True, dir_okay=False),
+    help="The public key of digests, PEM; may be repeated. Default: digests.pub of this installation.",
+)  # fmt: skip
+@json_option
+@with_settings
+def verify(
+    settings: Settings,
+    target: Path,
+    *,
+    name: str | None,
+    passphrase_file: Path | None,
+    keys: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Read every file of the backups in TARGET and name each that is missing or was changed. Exits 1 then.
+
+    Needs no log, no database. Who made the backups is proved by the public key or by the passphrase; with the
+    passphrase the keys are opened, too.
+    """
+    passphrase = known_passphrase(settings, passphrase_file, ask=False)
+    report = verified(target, name, passphrase, trusted(settings, keys))
+    if as_json:
+        import msgspec
+
+        print_json(msgspec.to_builtins(report) | {"ok": report.ok})
+    else:
+        _show(report, target)
+    sys.exit(0 if report.ok else 1)
+
+
+def known_passphrase(
+    settings: Settings, file: Path | None, *, ask: bool = True, new: bool = False
+) -> str | None:
+    """The passphrase, asked for on a terminal; None where it may be missing. Raises UsageError."""
+    if file is not None:
+        found = file.read_text("utf-8").strip("\r\n")
+        if not found:
+            raise click.UsageError(f"{file} is empty.")
+        return found
+    if found := os.environ.get(PASSPHRASE) or settings.key_passphrase or "":
+        return found
+    if not ask:
+        return None
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"Keys are sealed: give --passphrase-file, or set {PASSPHRASE}.")
+    return str(click.prompt("Passphrase of the backup", hide_input=True, confirmation_prompt=new))
+
+
+def trusted(settings: Settings, keys: tuple[Path, ...]) -> set[str] | None:
+    """Public keys in hex, those given or the installation's; None where there are none."""
+    from broker.events.backup import bundle
+
+    found = {key for path in keys for key in bundle.public_keys_in(path)}
+    if keys and not found:
+        raise click.UsageError(f"{keys[0]} holds no public key of digests.")
+    return found or bundle.public_keys(settings.certs_dir) or None
+
+
+def verified(target: Path, name: str | None, passphrase: str | None, keys: set[str] | None) -> Report:
+    """What a verification of the directory finds."""
+    from broker.events.backup.repository import Repository
+    from broker.events.backup.verifying import Verification
+
+    repository = Repository(target)
+    names = None if name is None else [repository.chosen(name)]
+    with progress("bytes") as (advance, _):
+        return Verification(repository, keys, passphrase, advance).run(names)
+
+
+async def _create(settings: Settings, target: Path, passphrase: str | None, **options: Any) -> Made:
+    from broker.cli import opening
+    from broker.events.archive import storage
+    from broker.events.backup.creating import Creation, Source
+    from broker.events.digests_key import DigestKey
+
+    assert passphrase is not None  # noqa: S101  it was asked for
+    async with opening.administration(settings) as tools:
+        source = Source(
+            tools.settings,
+            tools.redis,
+            tools.keys,
+            tools.identity,
+            storage.opened(settings),
+            DigestKey.open(settings, tools.keyring),
+        )
+        with progress("events") as (advance, total):
+            creation = Creation(
+                source, target, passphrase, actor=opening.ACTOR, on_events=advance, on_total=total
+            )
+            return await creation.run(**options)
+
+
+@contextmanager
+def progress(what: str) -> Iterator[tuple[Callable[[int], None], Callable[[int], None]]]:
+    """A bar on stderr where that is a terminal: what advances it, and what tells the total."""
+    if not sys.stderr.isatty():
+        yield lambda _: None, lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn(what), BarColumn(), TextColumn("{task.completed:.0f}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield (lambda count: bar.advance(task, count)), (lambda total: bar.update(task, total=total))
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("bytes", "KB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def _made(made: Made, target: Path) -> dict[str, Any]:
+    snapshot = made.snapshot
+    return {
+        "target": str(target),
+        "name": snapshot.name,
+        "began_at": snapshot.began_at,
+        "finished_at": snapshot.finished_at,
+        "events": snapshot.events,
+        "open": snapshot.open,
+        "positions": {stream: part.position for stream, part in snapshot.streams.items()},
+        "written": made.written,
+        "removed": made.removed,
+        "tidied": made.tidied,
+    }
+
+
+def _show(report: Report, target: Path) -> None:
+    for one in report.backups:
+        _show_one(one)
+    for problem in report.problems:
+        click.echo(f"{click.style('damaged', fg='red')}: {problem}")
+    for path in report.unlisted:
+        click.echo(f"{click.style('foreign', fg='red')}: {path} belongs to no backup.")
+    if report.interrupted:
+        click.echo(
+            f"Left by an interrupted backup, to be removed by the next: {len(report.interrupted)} files."
+        )
+    if not report.backups:
+        click.echo(f"There is no backup in {target}.")
+    elif not report.proved:
+        click.echo("Whole by their own word: give --key or the passphrase to prove who signed them.")
+    if report.opened:
+        click.echo("The passphrase opens the keys.")
+
+
+def _show_one(one: Checked) -> None:
+    if not one.problems:
+        click.echo(
+            f"{one.name}: {click.style('whole', fg='green')}, {one.events} events, {one.open} open messages, "
+            f"{size(one.bytes)}."
+        )
+        return
+    click.echo(f"{one.name}: {click.style('damaged', fg='red')}")
+    for problem in one.problems:
+        click.echo(f"  {problem}")

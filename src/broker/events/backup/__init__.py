@@ -1,0 +1,1 @@
+"""Backups: the whole history with its keys, in a directory that grows by what is new."""
