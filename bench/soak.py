@@ -81,6 +81,7 @@ def report(samples: list[dict], system: e2e.Watched) -> dict:
         "events_in_redis": {"early": round(middle(early, "events")), "late": round(middle(late, "events"))},
         "used_mib": {"early": round(middle(early, "used") / 2**20, 1),
                      "late": round(middle(late, "used") / 2**20, 1)},
+        "used_late_to_early": round(middle(late, "used") / middle(early, "used"), 3),
         "outcomes_mib": round(last["outcomes"] / 2**20, 1),
         "bytes_a_message_beside_streams": round((rest[1] - rest[0]) / passed) if passed else 0,
         "archive_mib": round(sum(path.stat().st_size for path in segments) / 2**20, 1),
@@ -94,6 +95,8 @@ def measure(args: argparse.Namespace) -> dict:
         system.environ |= {
             "BROKER_STREAM_HISTORY": str(args.history),
             "BROKER_ARCHIVE_SEGMENT_SECONDS": "2",
+            # Days, otherwise: what is kept for a time has to come and go within the run.
+            "BROKER_OUTCOMES_KEPT": "60",
         }
         system.broker("up", "--detach")
         try:

@@ -52,11 +52,14 @@ class DeliveryLog:
         identity: LogIdentity,
         consumer: str,
         group: str = DELIVERY_GROUP,
+        *,
+        outcome_ttl_ms: int = OUTCOME_TTL_MS,
     ) -> None:
         self.partition = partition
         self.consumer = consumer
         self._redis = redis
         self._group = group
+        self._outcome_ttl_ms = outcome_ttl_ms
         self._incarnation = identity.incarnations[partition.stream]
         self._hand_keys = [partition.meta, partition.events, partition.workers, partition.holds]
 
@@ -121,7 +124,7 @@ class DeliveryLog:
             {self.partition.done(ids.created_ms(s.message_id)) for s in settlements if s.kind == "done"}
         )
         items = [packed_settlement(item, self.partition, done_keys) for item in settlements]
-        args: list[Arg] = [self._incarnation, self._group, self.consumer, OUTCOME_TTL_MS, _pack(items)]
+        args: list[Arg] = [self._incarnation, self._group, self.consumer, self._outcome_ttl_ms, _pack(items)]
         keys = self.partition
         replies: list[bytes | None] = await _settle(
             self._redis,

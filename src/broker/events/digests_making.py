@@ -19,7 +19,7 @@ from broker.events.control import Changes, Registry, View
 from broker.events.digests import Digest, Signed, StreamDigest
 from broker.events.digests_key import DigestKey, DigestKeyError
 from broker.events.exported_source import Source, linked
-from broker.events.keys import HOUR_MS
+from broker.events.issuing import HOUR_MS
 from broker.events.positions import CONTROL, Position, start
 
 FIELD: Final = "digest"

@@ -10,7 +10,7 @@ from typing import Final
 from broker.events.positions import ACCESS, CONTROL
 
 LAYOUT: Final = "b1"
-HOUR_MS: Final = 3_600_000
+MINUTE_MS: Final = 60_000
 DELIVERY_GROUP: Final = "delivery"
 PROJECTION_GROUP: Final = "projections"
 ARCHIVE_GROUP: Final = "archive"
@@ -73,8 +73,8 @@ class PartitionKeys(StreamKeys):
         return f"{self.base}:idem:{key_hash.hex()}"
 
     def done(self, created_ms: int) -> str:
-        """Hash with expiry: message id → outcome, for messages made in the same hour."""
-        return f"{self.base}:done:{created_ms // HOUR_MS}"
+        """Hash with expiry: message id → outcome, for messages made in the same minute."""
+        return f"{self.base}:done:{created_ms // MINUTE_MS}"
 
 
 class ControlKeys(StreamKeys):

@@ -29,6 +29,7 @@ def limits(settings: Settings) -> Limits:
         crash_limit=settings.crash_limit,
         grace=settings.grace_period,
         default_channel=settings.default_channel,
+        outcomes_kept=settings.outcomes_kept,
         retry=RetryPolicy(
             schedule=settings.retry_schedule,
             interval=settings.retry_interval,

@@ -41,6 +41,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     crash_limit: int = 3
     grace: float = 20.0
     default_channel: str = "inbox"
+    outcomes_kept: float = 48 * 3600.0
     retry: RetryPolicy = RetryPolicy()
 
 
@@ -84,8 +85,9 @@ class Worker:
             patience=self.patience,
             gate_closed=self._look_for_claims,
         )
+        outcome_ttl_ms = round(limits.outcomes_kept * 1000)
         self.lanes = [
-            self._lane(DeliveryLog(redis, partition, identity, self.worker_id))
+            self._lane(DeliveryLog(redis, partition, identity, self.worker_id, outcome_ttl_ms=outcome_ttl_ms))
             for partition in keys.partitions
         ]
         self._loops = [

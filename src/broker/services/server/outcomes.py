@@ -38,13 +38,24 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class Outcomes:
-    """Ends cycles, records attempts, schedules retries."""
+    """Ends cycles, records attempts, schedules retries; outcomes stay in Redis for `kept` seconds."""
 
-    def __init__(self, redis: Redis, keys: LogKeys, identity: LogIdentity, policy: RetryPolicy) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        keys: LogKeys,
+        identity: LogIdentity,
+        policy: RetryPolicy,
+        *,
+        kept: float,
+    ) -> None:
         self._redis = redis
         self._keys = keys
         self._policy = policy
-        self._logs = [DeliveryLog(redis, partition, identity, "server") for partition in keys.partitions]
+        self._logs = [
+            DeliveryLog(redis, partition, identity, "server", outcome_ttl_ms=round(kept * 1000))
+            for partition in keys.partitions
+        ]
 
     async def look_up(self, message_ids: list[bytes]) -> list[Known | None]:
         """What Redis knows of each. Raises LogUnavailable."""

@@ -115,7 +115,7 @@ class ServerRole:
         self.app = app.build(
             trust,
             Registration(redis, keys, sealer, Acceptance(appender, sealer, full=full)),
-            Outcomes(redis, keys, identity, policy),
+            Outcomes(redis, keys, identity, policy, kept=settings.outcomes_kept),
             Checks(probe, database, certificate_ends_ms=certificate_ends_ms),
             partitions=len(keys.partitions),
             people=[*self._people.routes(), *reads, *administration, *audit],
