@@ -28,6 +28,8 @@ def test_the_defaults_are_the_documented_ones():
     found = limits(Settings())
     assert found.retry == RetryPolicy("fixed", 30.0, 2.0, 3600.0, 0.0, 5)
     assert (found.concurrency, found.crash_limit, found.default_channel) == (256, 3, "inbox")
+    assert found.outcomes_kept == 2 * 24 * 3600
+    assert limits(Settings(outcomes_kept=60.0)).outcomes_kept == 60
 
 
 def test_the_channels_that_clients_can_be_routed_to(pki):

@@ -29,8 +29,8 @@ class Bench:
         self.appender = Appender(redis, keys, identity)
         self.reopening = Reopening(redis, keys, identity)
 
-    async def worker(self, name: str) -> DeliveryLog:
-        log = DeliveryLog(self.redis, self.partition, self.identity, name)
+    async def worker(self, name: str, **options) -> DeliveryLog:
+        log = DeliveryLog(self.redis, self.partition, self.identity, name, **options)
         await log.ensure_group()
         await log.renew([], ALIVE_MS)
         return log
@@ -84,6 +84,20 @@ def settlement(task, kind: str, *, delay_ms: int = 30_000) -> Settlement:
 @pytest.fixture
 async def bench(redis, log_name) -> Bench:
     return Bench(redis, *await logs.create(redis, log_name))
+
+
+async def test_an_outcome_is_kept_for_as_long_as_is_set(bench):
+    """And then Redis has forgotten it by itself: nothing grows with the number of messages."""
+    one = await bench.worker("a", outcome_ttl_ms=90_000)
+    [message] = await bench.submit()
+    [task] = await bench.tasks(one)
+    await one.settle([settlement(task, "done")])
+    [left] = [
+        await bench.redis.pttl(key) async for key in bench.redis.scan_iter(f"{bench.partition.base}:done:*")
+    ]
+    assert 0 < left <= 90_000
+    await bench.redis.pexpire(bench.partition.done(ids.created_ms(message)), 0)
+    assert await bench.state(message) is None
 
 
 async def test_a_claim_settled_once_ends_the_cycle(bench):
