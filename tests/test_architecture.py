@@ -13,13 +13,14 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "broker"
 
 # Each part may import itself and what is named here; what everybody may import stands in BASE.
-BASE = {"errors", "clock", "settings", "lifecycle", "telemetry", ""}
+BASE = {"errors", "clock", "settings", "lifecycle", "telemetry", "tracing", ""}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "clock": set(),
     "settings": set(),
     "lifecycle": set(),
     "telemetry": set(),
+    "tracing": set(),
     "domain": set(),
     "events": {"domain"},
     "projections": {"events", "domain"},

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from broker import lifecycle, preparation, telemetry
+from broker import lifecycle, preparation, telemetry, tracing
 from broker.errors import BrokerError, LogRefused, LogUnavailable, SettingsError
 from broker.events import connection, durability, log_identity
 from broker.events.appender import Appender, Durability
@@ -128,11 +128,22 @@ async def _main(role: str, settings: Settings) -> None:
         keyring = Keyring.load(settings.keyring_path, settings.key_passphrase)
         keys = LogKeys(settings.log_name, identity.partitions)
         log.info("role_started", log_id=identity.log_id)
+        _traced(role, settings)
         lifecycle.calm_collector()
         await ROLES[role](Parts(settings, redis, keys, identity, keyring), stop)
         log.info("role_stopped")
     finally:
+        if tracing.active is not None:
+            await asyncio.to_thread(tracing.stop)
         await redis.aclose()
+
+
+def _traced(role: str, settings: Settings) -> None:
+    """Record spans from now on, where the settings name a collector."""
+    if settings.otlp_url is not None:
+        from broker.web import metrics
+
+        tracing.start(role, settings.otlp_url, settings.trace_ratio, metrics.spans)
 
 
 async def _identity(redis: Redis, settings: Settings, stop: asyncio.Event) -> LogIdentity | None:

@@ -46,6 +46,9 @@ IssuerUrl = Annotated[
     ),
 ]
 HttpsUrl = Annotated[str, Meta(pattern="^https://", description="an https:// address")]
+OtlpUrl = Annotated[
+    str, Meta(pattern=r"^https?://[^\s@?#]+$", description="an http:// or https:// address, without query")
+]
 ArchiveUrl = Annotated[
     str, Meta(min_length=1, description="a directory, or an address such as s3://bucket/folder")
 ]
@@ -74,7 +77,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     disk_free_min_mb: Annotated[int, Meta(ge=0)] = 256
     embedded_maxmemory_mb: Annotated[int, Meta(ge=16, le=1 << 24)] = 2048
     idempotency_hours: Annotated[int, Meta(ge=1, le=24 * 30)] = 24
-    outcomes_kept: Annotated[float, Meta(ge=60, le=YEAR, description="seconds from 60 to a year")] = 172800.0
 
     # Read models. Without `mysql_url` the embedded MariaDB of `data_dir` is used.
     mysql_url: MysqlUrl | None = None
@@ -160,9 +162,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     oidc_redirect_url: HttpsUrl | None = None
     oidc_ca_file: Path | None = None
 
-    # Logs.
+    # Logs and traces.
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
+    otlp_url: OtlpUrl | None = None
+    trace_ratio: Annotated[float, Meta(ge=0, le=1)] = 1.0
 
     @property
     def inbox_url(self) -> str:

@@ -18,7 +18,7 @@ import pymysql
 import pytest
 
 from broker import client as clients
-from broker import preparation
+from broker import preparation, tracing
 from broker.client import Message
 from broker.domain import ids
 from broker.embedded.mariadb import MariaDB
@@ -30,6 +30,7 @@ from broker.projections import schema
 from broker.settings import Settings, load
 from broker.web import tls
 from support import databases
+from support.collector import Collector, collecting, plain
 from support.installation import PORTS, Installation
 from support.waiting import wait_until
 
@@ -120,7 +121,9 @@ def move_database(server: MariaDB, installation: Installation) -> str:
     return f"mysql://{USER}:p%40ss%2Fw%3Ard@localhost/{DATABASE}?unix_socket={server.socket}"
 
 
-async def change(installation: Installation, server: MariaDB, directory: Path) -> Changed:
+async def change(
+    installation: Installation, server: MariaDB, directory: Path, collector: Collector
+) -> Changed:
     """Run with the old settings, stop, change, start with the new ones."""
     installation.environ["BROKER_DEFAULT_CHANNEL"] = "simulated"
     await prepare(load(environ=installation.environ))
@@ -142,6 +145,7 @@ async def change(installation: Installation, server: MariaDB, directory: Path) -
         "BROKER_MYSQL_URL": new_url,
         "BROKER_MAX_ATTEMPTS": "2",
         "BROKER_RETRY_INTERVAL": "0.2",
+        "BROKER_OTLP_URL": collector.url,
     }
     changed = Changed(installation, old_ports, old_url, new_url, before, "")
     await prepare(changed.settings)
@@ -153,12 +157,21 @@ async def change(installation: Installation, server: MariaDB, directory: Path) -
 
 
 @pytest.fixture(scope="module")
-def changed(valkey: Valkey, mariadb: MariaDB, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Changed]:
+def collector() -> Iterator[Collector]:
+    """Where traces go from the change on."""
+    with collecting() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def changed(
+    valkey: Valkey, mariadb: MariaDB, collector: Collector, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Changed]:
     directory = tmp_path_factory.mktemp("changed")
     url = databases.create(mariadb)
     made = Installation(directory / "data", redis_url=valkey.url, mysql_url=url, log_name="t-changed")
     try:
-        yield asyncio.run(change(made, mariadb, directory))
+        yield asyncio.run(change(made, mariadb, directory, collector))
     finally:
         down(made)
         as_root(mariadb, f"DROP DATABASE IF EXISTS {DATABASE}", f"DROP USER IF EXISTS '{USER}'@'localhost'")
@@ -173,6 +186,14 @@ async def history(changed: Changed, message: str) -> list[types.Event]:
     await redis.aclose()
     found = [codec.recorded(codec.stored(at(stream.stream, entry), fields)) for entry, fields in entries]
     return [one.event for one in found if one.subject == subject]
+
+
+def caller(changed: Changed, certificate: str, port: str) -> httpx.Client:
+    """Against one of the surfaces, with a certificate."""
+    made = changed.installation
+    files = [made.certs / f"{certificate}.{end}" for end in ("crt", "key")]
+    context = tls.client_context(made.certs / "ca.crt", *files)
+    return httpx.Client(base_url=f"https://localhost:{made.ports[port]}", verify=context, timeout=60)
 
 
 def get(changed: Changed, port: str, path: str, scheme: str = "https") -> httpx.Response:
@@ -218,7 +239,9 @@ async def test_another_database_has_the_whole_history(changed: Changed) -> None:
             return {one: (status, attempts) for one, status, attempts in cursor.fetchall()}
 
     expected = {changed.before: ("delivered", 1), changed.after: ("failed", 2)}
-    await wait_until(lambda: rows() == expected, within=120, what="both messages are in the new tables")
+    await wait_until(
+        lambda: expected.items() <= rows().items(), within=120, what="both messages are in the new tables"
+    )
     with pytest.raises(pymysql.err.OperationalError, match="Unknown database"):
         databases.connected(changed.old_url)
 
@@ -269,3 +292,74 @@ async def test_the_change_lost_and_doubled_nothing(changed: Changed) -> None:
         events = await history(changed, message)
         ends.append([type(one) for one in events if isinstance(one, types.Delivered | types.Failed)])
     assert ends == [[types.Delivered], [types.Failed]]
+
+
+async def traced(collector: Collector, message: bytes, names: set[str]) -> dict[str, dict[str, Any]]:
+    """A message's spans, once all of these have arrived; there are no others."""
+    await wait_until(lambda: names <= set(collector.of(message)), within=120, what=f"{names} have arrived")
+    found = collector.of(message)
+    assert set(found) == names
+    return found
+
+
+PROJECTED = {"project MessageSubmitted", "project Failed"}
+
+
+async def test_a_message_is_one_trace_through_all_processes(changed: Changed, collector: Collector) -> None:
+    """Gateway, worker and projector send their steps of it, each below the one that led to it."""
+    message = ids.parse(changed.after)
+    spans = await traced(collector, message, {"submit", "append", "deliver", *PROJECTED})
+
+    def all_of_it() -> list[dict[str, Any]]:
+        return [one for one in collector.spans if one["traceId"] == message.hex()]
+
+    # The second attempt's may come later than the projector's.
+    await wait_until(lambda: len(all_of_it()) == 6, within=120, what="both attempts have arrived")
+    every = all_of_it()
+    attempts = {plain(one["attributes"])["broker.attempt"]: one for one in every if one["name"] == "deliver"}
+    assert sorted(attempts) == ["1", "2"]
+    submit, last = spans["submit"], attempts["2"]
+    assert "parentSpanId" not in submit
+    for child in (spans["append"], *attempts.values(), spans["project MessageSubmitted"]):
+        assert child["parentSpanId"] == submit["spanId"]
+    assert spans["project Failed"]["parentSpanId"] == last["spanId"]
+    assert [one["service"] for one in (submit, spans["append"], last, spans["project Failed"])] == [
+        "broker-gateway", "broker-gateway", "broker-worker", "broker-projector",
+    ]  # fmt: skip
+    outcomes = [plain(one["attributes"])["broker.outcome"] for one in attempts.values()]
+    assert sorted(outcomes) == ["failed", "retry"]
+    assert submit["spanId"] == tracing.span_id(message, tracing.SUBMIT)
+    assert len({one["spanId"] for one in every}) == 6
+
+
+async def test_batches_and_registrations_are_traced_too(changed: Changed, collector: Collector) -> None:
+    """Each message of a batch, linked to the span that the producer names; and what the server registers."""
+    named = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+    given = {"sender_number": NUMBER, "message_body": "traced"}
+    with caller(changed, "clients/demo/client", "gateway_port") as gateway:
+        answer = gateway.post("/api/v1/messages/batch", json={"messages": [given, given]}, headers=named)
+        twice = [gateway.post("/api/v1/messages", json=given, headers={"idempotency-key": "k"}) for _ in "ab"]
+    with caller(changed, "services/gateway", "server_port") as server:
+        registered = server.post("/internal/messages/register", json={"client_id": "demo", **given})
+    for one in answer.json()["results"]:
+        spans = await traced(
+            collector, ids.parse(one["message_id"]), {"submit", "append", "deliver", *PROJECTED}
+        )
+        assert spans["submit"]["links"][0]["spanId"] == "b7ad6b7169203331"
+    again = ids.parse(twice[1].json()["message_id"])
+    names = {"submit", "append", "deliver", *PROJECTED, "submit again"}
+    spans = await traced(collector, again, names)
+    assert spans["submit again"]["parentSpanId"] == spans["submit"]["spanId"]
+    message = ids.parse(registered.json()["message_id"])
+    spans = await traced(collector, message, {"register", "append", "deliver", *PROJECTED})
+    assert spans["register"]["service"] == "broker-server"
+    assert spans["append"]["parentSpanId"] == spans["register"]["spanId"]
+
+
+def test_traces_hold_no_plain_text(changed: Changed, collector: Collector) -> None:
+    """Neither bodies nor numbers leave with them."""
+    assert len(collector.bodies) > 1
+    for body in collector.bodies:
+        assert NUMBER.encode() not in body
+        assert b"hello" not in body
+        assert b"traced" not in body

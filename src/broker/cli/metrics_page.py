@@ -26,6 +26,7 @@ GROUPS: Final = (
     ("Read models", ("broker_projection_",), "projector"),
     ("Archive and trimming", ("broker_archive_", "broker_trim_"), "projector"),
     ("Signed digests", ("broker_digest_",), "projector"),
+    ("Traces", ("broker_trace_",), "every role, where a collector is set"),
 )
 
 
@@ -83,4 +84,5 @@ def _declare() -> None:
     projector.Exporter()
     projector.ArchiveExporter()
     digesting.Metrics()
+    metrics.spans("sent", 0)
     expiring()

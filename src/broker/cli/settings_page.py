@@ -28,7 +28,6 @@ MEANINGS: Final[dict[str, dict[str, str]]] = {
         "log_full_ratio": "Share of Redis' memory from which on the gateway answers 503 `log_full`",
         "disk_free_min_mb": "Free disk, in MB, below which the answer is 503 `log_full` (embedded Valkey)",
         "embedded_maxmemory_mb": "Memory of the embedded Valkey, in MB",
-        "outcomes_kept": "How long Redis itself can tell how a message ended; MySQL always can",
         "idempotency_hours": "How long an `Idempotency-Key` is remembered",
     },
     "Read models (MySQL)": {
@@ -112,9 +111,12 @@ MEANINGS: Final[dict[str, dict[str, str]]] = {
         "crl_hours": "How long a revocation list is good for; it is signed anew after half of that",
         "certificate_warning_days": "How long before its end a certificate is listed, counted and logged",
     },
-    "Process logs": {
+    "Process logs and traces": {
         "log_level": "What is written",
         "log_format": "Of roles run on their own; `up` always writes JSON lines",
+        "otlp_url": "An OpenTelemetry collector that takes OTLP over HTTP, such as `http://localhost:4318`; "
+        "not set: no traces",
+        "trace_ratio": "Share of the messages that are traced",
     },
 }
 

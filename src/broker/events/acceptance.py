@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from broker import tracing
 from broker.domain import ids
 from broker.domain.submission import Submission
 from broker.errors import BrokerError, LogFull
-from broker.events.appender import Appender, Draft, Result
+from broker.events.appender import Appended, Appender, Draft, Result
 from broker.events.sealing import Sealer
 from broker.events.types import MessageSubmitted
 
@@ -89,7 +90,10 @@ class Acceptance:
     async def append(self, draft: Draft) -> Result:
         """Append one draft; returns when it is durable. Raises LogUnavailable or LogFull."""
         self._require_room()
-        return (await self._appender.append((draft,)))[0]
+        start = tracing.now()
+        result = (await self._appender.append((draft,)))[0]
+        _traced(start, draft, result)
+        return result
 
     async def accept_all(self, origin: Origin, plains: Sequence[Submission]) -> list[Result | BrokerError]:
         """Append many, those without a key together in one partition; one result each, in order.
@@ -114,9 +118,27 @@ class Acceptance:
 
     async def _append_lane(self, lane: list[tuple[int, Draft]], results: list[Result | BrokerError]) -> None:
         found: Sequence[Result | BrokerError]
+        start = tracing.now()
         try:
             found = await self._appender.append([draft for _, draft in lane])
         except BrokerError as error:
             found = [error] * len(lane)
         for (index, _), result in zip(lane, found, strict=True):
             results[index] = result
+        if start:
+            for (_, draft), result in zip(lane, found, strict=True):
+                _traced(start, draft, result)
+
+
+def _traced(start: int, draft: Draft, result: Result | BrokerError) -> None:
+    """The span of an append, until it was durable."""
+    if start and isinstance(result, Appended) and not result.replayed:
+        tracing.record(
+            result.message_id,
+            "append",
+            start,
+            key="append",
+            kind="producer",
+            client=draft.client_id,
+            position=str(result.position),
+        )

@@ -12,11 +12,11 @@ import random
 from collections.abc import Awaitable, Sequence
 from typing import Any, TypeVar
 
-from broker import clock
+from broker import clock, tracing
 from broker.errors import BrokerError, LeaseLost, LogFull, LogRefused, LogUnavailable, StoreUnavailable
 from broker.events.feed import Feed, HistoryTrimmed
 from broker.lifecycle import backoff, sleep_or_stop
-from broker.projections import base, checkpoints
+from broker.projections import base, checkpoints, traces
 from broker.projections.base import Projection
 from broker.projections.checkpoints import Checkpoint
 from broker.projections.committing import Committer
@@ -40,6 +40,8 @@ RATE_SECONDS = 0.3
 """What "of late" means: a few events close together are no rate."""
 LOOK_SECONDS = 2.0
 """How often an owner with a halted projection looks whether somebody cleared the halt."""
+MESSAGES = "messages"
+"""The read model in which people see what became of a message."""
 
 
 class Rate:
@@ -158,7 +160,10 @@ class StreamRunner:
         if not page.entries:
             return False
         batch = [base.decode(entry) for entry in page.entries]
+        began = tracing.now()
         await self._renewing(self._committer.commit(batch, lowest.position))
+        if began and MESSAGES in self._committer.at:
+            traces.projected(batch, self._committer.at[MESSAGES].position, began)
         self.status.batches += 1
         if self.status.on_batch is not None:
             self.status.on_batch(self.stream, len(batch), clock.monotonic() - started)

@@ -64,6 +64,13 @@ def handshake_failed(reason: str) -> None:
     counter("broker_tls_handshake_failures_total", "Failed TLS handshakes.", ("reason",)).labels(reason).inc()
 
 
+def spans(outcome: str, count: int) -> None:
+    """Count spans that a collector took (`sent`), or that were `dropped`."""
+    counter(
+        "broker_trace_spans_total", "Spans for the collector, by what became of them.", ("outcome",)
+    ).labels(outcome).inc(count)
+
+
 def exposition() -> bytes:
     """The metrics of this process, or of all that share the directory, in Prometheus' text format."""
     if os.environ.get(MULTIPROCESS):

@@ -77,6 +77,7 @@ class Item:
     delivery: Delivery | None = None
     channel: str = ""
     started: float = 0.0
+    answered: float = 0.0
     suspect: bool = False
     settling: bool = False
     placed: bool = True

@@ -8,12 +8,12 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
-from broker import telemetry
+from broker import telemetry, tracing
 from broker.domain import ids, message
 from broker.domain.message import Answer, Decision, End, OwnSideAway, Park, Retry
 from broker.domain.retry import RetryPolicy
 from broker.events.claims import Claim
-from broker.services.delivery import metrics, settlements
+from broker.services.delivery import metrics, settlements, traces
 from broker.services.delivery.channels.base import Channel, Delivery
 from broker.services.delivery.gates import Gates
 from broker.services.delivery.hand import Capacity, Item, Lane
@@ -163,7 +163,8 @@ class Handler:
         self._settle(item, decision, answer)
 
     def _settle(self, item: Item, decision: Decision, answer: Answer | None) -> None:
-        seconds = perf_counter() - item.started if item.started else 0.0
+        item.answered = perf_counter()
+        seconds = item.answered - item.started if item.started else 0.0
         settlement = settlements.settlement(
             item.work,
             item.claim,
@@ -206,6 +207,8 @@ class Handler:
         metrics.in_hand().set(self.in_hand)
 
     def _recorded(self, item: Item, counts: Counter[tuple[str, str]]) -> None:
+        if tracing.active is not None:
+            traces.recorded(item)
         match item.decision:
             case End(outcome="discarded"):
                 metrics.discarded().inc()

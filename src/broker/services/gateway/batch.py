@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from time import perf_counter
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from broker import telemetry
+from broker import telemetry, tracing
 from broker.domain.submission import Submission
 from broker.errors import BrokerError
 from broker.events.acceptance import Acceptance, Origin
 from broker.events.appender import Result
-from broker.services.gateway import parsing
+from broker.services.gateway import parsing, traces
 from broker.services.gateway.messages import Entrance, accepted, refusal
 from broker.web import body, problems
 from broker.web.identity import Identity
@@ -80,6 +81,7 @@ class SubmitBatch:
 
     async def _take(self, request: Request, identity: Identity, origin: Origin) -> Response:
         scope = request.scope
+        start = perf_counter()
         kind = body.media_type(scope, (body.JSON, body.NDJSON))
         if body.header(scope, b"idempotency-key") is not None:
             reason = "is for single messages; each message of a batch has its own `idempotency_key`"
@@ -90,6 +92,8 @@ class SubmitBatch:
         self._entrance.limits.charge(identity.fingerprint, len(items) - 1)
         results = await self._results(origin, items)
         count = sum(isinstance(result, Taken) for result in results)
+        if tracing.active is not None:
+            traces.batch(results, perf_counter() - start, origin.correlation_id, dict(scope["headers"]))
         return Response(
             _encode(Answer(count, len(results) - count, results)),
             202 if count == len(results) else 207,

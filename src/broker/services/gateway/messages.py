@@ -13,13 +13,13 @@ from typing import Protocol
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from broker import clock, telemetry
+from broker import clock, telemetry, tracing
 from broker.domain import ids
 from broker.domain.clients import ClientEntry
 from broker.errors import KeyErased, Undecryptable
 from broker.events.acceptance import Acceptance, Origin
 from broker.events.appender import Appended, Result
-from broker.services.gateway import parsing
+from broker.services.gateway import parsing, traces
 from broker.web import body, correlation, metrics, problems, rate_limit
 from broker.web.admission import Admission
 from broker.web.identity import Identity
@@ -136,6 +136,9 @@ class Submit:
                 }
             )
             await send({"type": "http.response.body", "body": content})
+            if tracing.active is not None:
+                again = any(name == b"idempotent-replayed" for name, _ in extra)
+                traces.submitted(message_id, perf_counter() - start, correlation_id, headers, again=again)
         self._count(status, perf_counter() - start)
 
     async def _take(

@@ -6,7 +6,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from broker import clock, telemetry
+from broker import clock, telemetry, tracing
 from broker.domain import ids, submission
 from broker.domain.submission import Submission
 from broker.errors import ValidationError
@@ -55,7 +55,19 @@ class Register:
     async def _register(
         self, origin: Origin, plain: Submission, message_id: bytes | None, queued_at: int | None
     ) -> wire.Registered:
+        start = tracing.now()
         done = await self._registration.register(origin, plain, message_id, queued_at)
+        if start and not done.replayed:
+            tracing.record(
+                done.message_id,
+                "register",
+                start,
+                key=tracing.SUBMIT,
+                parent=None,
+                kind="server",
+                client=origin.client_id,
+                correlation_id=origin.correlation_id,
+            )
         text = ids.text(done.message_id)
         return wire.Registered(text, origin.client_id, "queued", clock.iso(done.queued_at))
 
