@@ -88,7 +88,7 @@ async def test_an_emptied_redis_is_refused(redis, settings, action):
     """A restarted process neither uses nor makes a new log where the data directory knows one."""
     await log_identity.create(redis, settings)
     await empty(redis, settings)
-    with pytest.raises(LogRefused, match=r"emptied.*Restore Redis' data from its newest backup"):
+    with pytest.raises(LogRefused, match=r"emptied.*broker streams repair"):
         await action(redis, settings)
     assert await redis.exists(LogKeys(settings.log_name, 3).control.meta) == 0
 
@@ -100,7 +100,7 @@ async def test_a_stream_whose_meta_is_lost_is_refused(redis, settings, stream, a
     await log_identity.create(redis, settings)
     lost = LogKeys(settings.log_name, 3).streams[stream]
     await redis.delete(lost.meta)
-    with pytest.raises(LogRefused, match=r"Restore Redis' data from its newest backup"):
+    with pytest.raises(LogRefused, match=r"broker streams repair"):
         await action(redis, settings)
 
 

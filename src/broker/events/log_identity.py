@@ -22,8 +22,9 @@ from broker.events.scripting import Arg, Script
 from broker.settings import Settings
 
 RESTORE: Final = (
-    "Restore Redis' data from its newest backup; or, to begin a new log, set up a new data directory (with a "
-    "new database, where mysql_url names one of your own)."
+    "`broker streams repair` tells what archive and tables still know of it, and brings that back. To begin "
+    "a new log instead, set up a new data directory (with a new database, where mysql_url names one of your "
+    "own)."
 )
 
 _create = Script("identity_create")
@@ -107,6 +108,15 @@ async def exists(redis: Redis, settings: Settings) -> bool:
     """Whether Redis or the data directory knows this log. Raises LogUnavailable, or as `read_file`."""
     keys = LogKeys(settings.log_name, settings.partitions)
     return read_file(settings) is not None or await call(redis.hexists(keys.control.meta, "complete"))
+
+
+async def stored(redis: Redis, settings: Settings) -> LogIdentity | None:
+    """What Redis says by itself, whole or not; None where it says nothing that can be read."""
+    blob = await call(redis.hget(LogKeys(settings.log_name, 0).control.meta, "identity"))
+    try:
+        return None if blob is None else msgspec.json.decode(blob, type=LogIdentity)
+    except msgspec.MsgspecError:
+        return None
 
 
 def read_file(settings: Settings) -> LogIdentity | None:

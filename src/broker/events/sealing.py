@@ -150,6 +150,17 @@ class ClientKeys:
         """The ids of the master keys that wrap them. Raises Undecryptable."""
         return {key.master_key for key in _stored(client_id, wrapped).keys}
 
+    @staticmethod
+    def merged(client_id: str, *copies: bytes, active: int | None = None) -> bytes:
+        """Every key number that one of these wrapped forms holds, earlier forms first; still wrapped.
+
+        `active`: the one to seal with, where it is among them. Raises Undecryptable.
+        """
+        forms = [_stored(client_id, wrapped) for wrapped in copies]
+        keys = {key.number: key for form in reversed(forms) for key in form.keys}
+        best = max(form.active for form in forms) if active not in keys else active
+        return msgspec.msgpack.encode(_WrappedKeys(best or 0, [keys[number] for number in sorted(keys)]))
+
     def request_hash(self, canonical: bytes) -> bytes:
         """32 bytes, the same for the same bytes for as long as the client's keys exist."""
         return hmac.digest(self._request_key, canonical, "sha256")
