@@ -77,6 +77,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     disk_free_min_mb: Annotated[int, Meta(ge=0)] = 256
     embedded_maxmemory_mb: Annotated[int, Meta(ge=16, le=1 << 24)] = 2048
     idempotency_hours: Annotated[int, Meta(ge=1, le=24 * 30)] = 24
+    outcomes_kept: Annotated[float, Meta(ge=60, le=YEAR, description="seconds from 60 to a year")] = 172800.0
 
     # Read models. Without `mysql_url` the embedded MariaDB of `data_dir` is used.
     mysql_url: MysqlUrl | None = None
