@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
+from pathlib import Path
 
 import httpx
 import pytest
@@ -63,17 +65,22 @@ async def test_what_is_streamed_verifies(people: Reading) -> None:
     assert again[0]["data"]["events"] == report["events"]
 
 
-async def test_filters_and_forms(people: Reading) -> None:
-    """Filtered, each line comes with its proof; CSV says the same; a day that was not holds nothing."""
+async def test_filters_and_forms(people: Reading, tmp_path: Path) -> None:
+    """Filtered, each line comes with its proof; CSV and Parquet say the same; a day that was not holds nothing."""
     for query in ("type=Delivered,MessageSubmitted", "client_id=demo", "actor=system"):
         found = lines((await download(people, f"{EXPORT}?{query}")).content)
         assert found, query
         given, key = await digests(people)
         assert not verify(found, given, key)["complete"]
     text = (await download(people, f"{EXPORT}?format=csv&client_id=demo")).text
-    read = list(exported_verifier.csv_lines(text.splitlines(keepends=True)))
+    read = list(exported_verifier.csv_lines(text.splitlines(keepends=True)[1:]))
     assert [line["type"] for line in read].count("Delivered") == 3
     assert (await download(people, f"{EXPORT}?to_date=2001-01-01")).content == b""
+    answer = await download(people, f"{EXPORT}?format=parquet")
+    assert answer.headers["content-type"] == "application/vnd.apache.parquet"
+    (tmp_path / "export").write_bytes(answer.content)
+    given, key = await digests(people)
+    assert exported_verifier.verify(str(tmp_path / "export"), given, [key])["complete"]
 
 
 async def test_it_goes_on_where_it_was(people: Reading) -> None:
@@ -128,7 +135,8 @@ async def test_verification_finds_an_altered_history(people: Reading) -> None:
 @pytest.mark.parametrize(
     ("path", "field"),
     [
-        (f"{EXPORT}?format=xml", "format"), (f"{EXPORT}?from_date=soon", "from_date"), (f"{EXPORT}?x=1", "x"),
+        (f"{EXPORT}?format=xml", "format"), (f"{EXPORT}?format=parquet&digest=1&after=0:1-1", "format"),
+        (f"{EXPORT}?from_date=soon", "from_date"), (f"{EXPORT}?x=1", "x"),
         (f"{EXPORT}?type=Nothing", "type"), (f"{EXPORT}?client_id=%C3%A9", "client_id"),
         (f"{EXPORT}?digest=0", "digest"), (f"{EXPORT}?digest=999", "digest"), (f"{EXPORT}?after=x", "after"),
         (f"{EXPORT}?after=nowhere:1-0", "after"), (f"{EXPORT}?digest=1&digest=2", "digest"),
@@ -142,6 +150,15 @@ async def test_what_is_asked_wrongly(people: Reading, path: str, field: str) -> 
     """A 400 that names the field; nothing is recorded as exported."""
     answer = await people.get("auditor", path)
     assert (answer.status, answer.json["details"][0]["field"]) == (400, field), answer.body
+    assert "HistoryExported" not in await log.tags(people.world.redis, people.world.keys.access)
+
+
+async def test_parquet_without_its_package(people: Reading, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A 400 that says what the server lacks; nothing is recorded as exported."""
+    monkeypatch.setitem(sys.modules, "broker.events.exported_parquet", None)
+    answer = await people.get("auditor", f"{EXPORT}?format=parquet")
+    assert (answer.status, answer.json["details"][0]["field"]) == (400, "format")
+    assert "pyarrow" in answer.body.decode()
     assert "HistoryExported" not in await log.tags(people.world.redis, people.world.keys.access)
 
 

@@ -68,7 +68,10 @@ def test_an_export_verifies(system: System, message_id: str, tmp_path: Path) -> 
 
 def test_another_machine_believes_it(system: System, message_id: str, tmp_path: Path) -> None:
     """The script that `events verifier` prints, the files and the public key are all that an auditor takes along."""
-    for name, options in (("all.csv", ("--format", "csv")), ("some.jsonl", ("--subject", message_id))):
+    for name, options in (
+        ("all.csv", ("--format", "csv")), ("some.jsonl", ("--subject", message_id)),
+        ("all.parquet", ("--format", "parquet")),
+    ):  # fmt: skip
         assert system.run("export", *options, "-o", str(tmp_path / name)).returncode == 0
     script = tmp_path / "verify.py"
     command = [sys.executable, "-m", "broker", "events", "verifier"]
@@ -89,6 +92,13 @@ def test_another_machine_believes_it(system: System, message_id: str, tmp_path: 
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, ""), done.stdout
         assert told in done.stdout
+    assert verified(system, str(tmp_path / "all.parquet"))["complete"]
+    (tmp_path / "cut.parquet.part").write_bytes((tmp_path / "all.parquet").read_bytes()[:5000])
+    done = system.run("export", "-o", str(tmp_path / "cut.parquet"), "--resume")
+    assert (done.returncode, "begin it anew" in done.stderr) == (1, True)
+    assert system.run("export", "--format", "parquet", "-o", str(tmp_path / "cut.parquet")).returncode == 0
+    assert verified(system, str(tmp_path / "cut.parquet"))["complete"]
+    assert not (tmp_path / "cut.parquet.part").exists()
 
 
 def test_to_stdout(system: System, message_id: str, tmp_path: Path) -> None:

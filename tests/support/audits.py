@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,7 @@ class Audited:
         out.write(made.head())
         async for block in (await self.walk(wanted)).lines(after):
             out.write(made.encode(block))
+        out.write(made.end())
         return out.getvalue()
 
     async def digest_lines(self) -> list[dict[str, Any]]:
@@ -102,6 +104,28 @@ def verify(
     """Verify lines. Raises Bad."""
     verifier = exported_verifier.Verifier(exported_verifier.Digests(given, list(keys)), **options)
     for line in found:
+        verifier.take(line)
+    verifier.finish()
+    return verifier.report()
+
+
+def verify_in_parts(
+    found: list[dict[str, Any]], cuts: list[int], given: list[dict[str, Any]], *keys: bytes, **options: Any
+) -> dict[str, Any]:
+    """The same with the lines cut at these places, each part looked at by itself, as several processes do."""
+    verifier = exported_verifier.Verifier(exported_verifier.Digests(given, list(keys)), **options)
+    done = 0
+    for start, end in pairwise([0, *sorted(cuts), len(found)]):
+        own = exported_verifier.Parted(verifier.digests, verifier.filtered)
+        try:
+            for line in found[start:end]:
+                own.take(line)
+        except exported_verifier.Bad:
+            break
+        if not verifier.join(own.part()):
+            break
+        done = end
+    for line in found[done:]:
         verifier.take(line)
     verifier.finish()
     return verifier.report()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from broker.events.exported_walk import Filter
     from broker.events.positions import Position
 
-FORMATS = ("jsonl", "csv")
+FORMATS = ("jsonl", "csv", "parquet")
 
 
 @click.command()
@@ -49,6 +49,8 @@ def export(
     is signed first and the export ends there, so that every event in it is vouched for. The digests are
     written to OUTPUT.digests.jsonl. With a filter, each line carries a proof of its own: it proves what the
     export contains, not what it lacks.
+
+    Parquet needs the package pyarrow (the extra `parquet`), and cannot be resumed.
     """  # noqa: D301 - click's mark
     asked = any(given.values()) or bool(types)
     if resume and (output is None or asked):
@@ -94,11 +96,20 @@ async def exports(settings: Settings) -> AsyncIterator[Exports]:
         yield Exports.of(tools.settings, tools.redis, tools.keys, tools.identity, tools.keyring)
 
 
-async def _print(settings: Settings, wanted: Filter, form: str) -> None:
-    from broker.cli import opening
+def _format(name: str) -> Format:
+    """Raises click.BadParameter where its package is not installed."""
     from broker.events import exported_formats
 
-    made = exported_formats.named(form)
+    try:
+        return exported_formats.named(name)
+    except ValidationError as error:
+        raise click.BadParameter(error.reason, param_hint="--format") from None
+
+
+async def _print(settings: Settings, wanted: Filter, form: str) -> None:
+    from broker.cli import opening
+
+    made = _format(form)
     async with exports(settings) as begins:
         begun = await begins.begin(wanted, form, actor=opening.ACTOR)
         out = sys.stdout.buffer
@@ -111,7 +122,7 @@ async def _print(settings: Settings, wanted: Filter, form: str) -> None:
 async def _write(settings: Settings, wanted: Filter | None, form: str, path: Path) -> None:
     """Into a file; goes on with what was begun there when `wanted` is None."""
     from broker.cli import opening
-    from broker.events import exported_file, exported_formats
+    from broker.events import exported_file
 
     target = exported_file.Target(path)
     digest = None
@@ -120,12 +131,12 @@ async def _write(settings: Settings, wanted: Filter | None, form: str, path: Pat
         wanted, form, digest = plan.wanted, plan.form, plan.digest
     else:
         target.check_new()
-    made = exported_formats.named(form)
+    made = _format(form)
     async with exports(settings) as begins:
         begun = await begins.begin(wanted, form, actor=opening.ACTOR, digest=digest)
         if digest is None:
-            plan = exported_file.Plan(form, wanted, begun.digest)
-            file, after = target.begin(plan, made.head()), None
+            kept = exported_file.Plan(form, wanted, begun.digest) if made.resumable else None
+            file, after = target.begin(kept, made.head()), None
         else:
             file, after = target.resume(made.head())
         with closing(file):
@@ -143,6 +154,7 @@ async def _lines(begun: Export, made: Format, out: IO[bytes], after: Position | 
             out.write(made.encode(block))
             count += len(block)
             seen(begun.walk.seen)
+        out.write(made.end())
     return count
 
 

@@ -32,6 +32,7 @@ WRONG = {"history_altered", "history_gap", "table_altered", "digest_invalid", "a
 )  # fmt: skip
 @click.option("--filtered", is_flag=True, default=None, help="FILE holds a selection; its lines tell, too.")
 @click.option("--unsigned", is_flag=True, help="Allow events after the newest digest.")
+@click.option("--processes", type=click.IntRange(0), default=0, help="Of a large FILE; default: one a core.")
 @json_option
 @with_settings
 def verify(
@@ -143,6 +144,8 @@ def _of_file(file: Path, digests: Path | None, keys: list[bytes], options: dict[
                 given = list(exported_verifier.json_lines(lines))
         with _progress() as progress:
             return exported_verifier.verify(str(file), given, keys, progress=progress, **options)
+    except exported_verifier.Unreadable as error:
+        raise click.ClickException(f"{file}: {error}.") from None
     except exported_verifier.Bad as bad:
         return {"ok": False, "where": bad.where, "what": bad.kind, "detail": bad.detail}
 

@@ -1,7 +1,8 @@
 """An export into a file: written beside under another name, taken up again where it was interrupted.
 
-Until it is whole it is `FILE.part`, with what it is an export of in `FILE.part.json`; then `FILE`, and the
-digests that it is verified with in `FILE.digests.jsonl`. Everything here blocks.
+Until it is whole it is `FILE.part`, with what it is an export of in `FILE.part.json` where its form can be
+gone on with; then `FILE`, and the digests that it is verified with in `FILE.digests.jsonl`. Everything here
+blocks.
 """
 
 from __future__ import annotations
@@ -55,10 +56,11 @@ class Target:
                 f"{self.part} is an export that was interrupted: go on with --resume, or remove {self.state}."
             )
 
-    def begin(self, plan: Plan, head: bytes) -> IO[bytes]:
-        """The file to write to, with its head."""
+    def begin(self, plan: Plan | None, head: bytes) -> IO[bytes]:
+        """The file to write to, with its head; without a plan it is never gone on with."""
         self.part.unlink(missing_ok=True)
-        private_files.write(self.state, msgspec.json.encode(plan))
+        if plan is not None:
+            private_files.write(self.state, msgspec.json.encode(plan))
         file = _opened(self.part, os.O_CREAT | os.O_EXCL)
         file.write(head)
         return file
@@ -68,7 +70,8 @@ class Target:
         try:
             return msgspec.json.decode(self.state.read_bytes(), type=Plan)
         except FileNotFoundError:
-            raise ExportFile(f"There is no interrupted export of {self.path}.") from None
+            why = " in a form that can go on: begin it anew" if self.part.exists() else ""
+            raise ExportFile(f"There is no interrupted export of {self.path}{why}.") from None
         except (msgspec.MsgspecError, UnicodeDecodeError):
             raise ExportFile(f"{self.state} is damaged; remove it and begin anew.") from None
 
@@ -92,7 +95,7 @@ class Target:
         os.fsync(file.fileno())
         file.close()
         self.part.replace(self.path)
-        self.state.unlink()
+        self.state.unlink(missing_ok=True)
 
 
 def digest_line(signed: Signed) -> bytes:

@@ -40,6 +40,7 @@ async def lines(begun: Export, form: Format, after: Position | None = None) -> A
             yield form.encode(block)
             # Others' requests are served in between.
             await asyncio.sleep(0)
+    yield form.end()
 
 
 async def walk(source: Source) -> Walk:

@@ -2,12 +2,13 @@
 
     python3 exported_verifier.py EXPORT.jsonl --digests DIGESTS.jsonl --key digests.pub
 
-Reads an export (JSON lines or CSV), recomputes every hash from the stored bytes that each line carries,
-compares what the line shows with those bytes, and holds the chain against the signed digests. Names the first
-event that was changed, is missing, was inserted or is out of order, and exits 1. `docs/audit.md` describes
-every byte. One file on purpose, longer than others: an auditor reads it and carries it away.
+Reads an export (JSON lines, CSV or Parquet), recomputes every hash from the stored bytes that each line
+carries, compares what the line shows with those bytes, and holds the chain against the signed digests. Names
+the first event that was changed, is missing, was inserted or is out of order, and exits 1. `docs/audit.md`
+describes every byte. One file on purpose, longer than others: an auditor reads it and carries it away.
 
 The packages `msgspec` and `cryptography` make it faster where they are installed; nothing depends on them.
+Only Parquet needs a package to be read, `pyarrow`.
 """
 
 from __future__ import annotations
@@ -15,15 +16,24 @@ from __future__ import annotations
 import argparse
 import base64
 import binascii
+import copy
 import csv
+import gc
 import hashlib
+import io
+import itertools
 import json
+import multiprocessing
+import os
+import signal
 import struct
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timezone
 from functools import lru_cache
-from typing import IO, Any
+from multiprocessing.connection import Connection
+from typing import IO, Any, NamedTuple
 
 msgspec: Any = None
 try:
@@ -39,6 +49,11 @@ except ImportError:
 GENESIS = "0" * 64
 EMPTY = hashlib.sha256(b"").hexdigest()
 PROGRESS = 10_000
+PART = 1 << 22
+"""Bytes of a file that one process looks at, at a time."""
+LARGE = 1 << 25
+"""Bytes from which on a file is looked at by several."""
+MOST_PROCESSES = 32
 MOST_HIDDEN = 1 << 26
 MANGLED = (
     AttributeError,
@@ -116,6 +131,15 @@ SHOWN = (
 
 COMPLETE = {*SHOWN, "stored"}
 PROVED = {*COMPLETE, "proof"}
+STORED = {"envelope", "data"}
+
+# Of CSV and Parquet.
+COLUMNS = (*SHOWN, "stored", "proof")
+AT = COLUMNS.index("at")
+NESTED = ("data", "stored")
+TEXTS = ("type", "actor", "correlation_id", "causation_id", "subject")
+FORMULA = tuple("=+-@\t\r'")
+PARQUET_ROWS = 1024
 
 Line = dict[str, Any]
 
@@ -128,19 +152,22 @@ class Bad(Exception):
         self.where, self.kind, self.detail = where, kind, detail
 
 
+class Unreadable(ValueError):
+    """The form of an export needs a package that is not here."""
+
+
 # -- Bytes ------------------------------------------------------------------------------------------------
 
 
-def link(previous: bytes, parts: tuple[bytes, ...], data: bytes) -> bytes:
-    """The hash of an event after the hash before it.
+def framed(part: bytes) -> bytes:
+    """With its length in front."""
+    return len(part).to_bytes(4, "big") + part
 
-    `parts`: id, tag, subject, envelope; `data` is the 33 bytes of `data_digest`.
-    """
-    joined = [previous]
-    for part in parts:
-        joined += (len(part).to_bytes(4, "big"), part)
-    joined.append(data)
-    return hashlib.sha256(b"".join(joined)).digest()
+
+@lru_cache(maxsize=4096)
+def framed_text(text: str) -> bytes:
+    """The same of a text; there are few tags."""
+    return framed(text.encode())
 
 
 def raw_parts(parts: list[str]) -> list[bytes]:
@@ -300,7 +327,11 @@ def alike(one: list[Any], other: list[Any]) -> bool:
     kinds = list(map(type, one))
     if one != other or kinds != list(map(type, other)):
         return False
-    return not (dict in kinds or list in kinds) or all(map(same, one, other))
+    return not (dict in kinds or list in kinds) or all(
+        same(*pair)
+        for kind, *pair in zip(kinds, one, other)  # noqa: B905 - Python 3.9 has no strict zip
+        if kind is dict or kind is list
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -321,9 +352,12 @@ def check_envelope(line: Line, envelope: bytes, ms: int, subject: bytes) -> None
         at, actor, correlation, causation = [*unpack(envelope), None, None][:4]
         expected = [iso(at), actor, _conversation(correlation, subject, line["stream"]), causation]
     except MANGLED:
+        causation = None
         expected = [iso(ms), "unreadable", _conversation(None, subject, line["stream"]), None]
     shown = [line["at"], line["actor"], line["correlation_id"], line["causation_id"]]
-    if not alike(shown, expected):
+    # What equals a text, or nothing, is one; numbers, of which that is not so, have no place here.
+    plain = type(expected[1]) is str and (causation is None or type(causation) is str)
+    if shown != expected or not (plain or alike(shown, expected)):
         raise Bad(line["id"], "changed", "it shows another time, actor or conversation than was recorded")
 
 
@@ -365,13 +399,22 @@ def check_data(line: Line, tag: str, values: list[Any]) -> None:
     names, shown = FIELDS[tag], line["data"]
     if len(shown) != len(names):
         raise Bad(line["id"], "changed", "it shows other fields than its type has")
-    given = [shown[name] for name in names]
+    given = [*map(shown.__getitem__, names)]
     if not alike(given, values):
         wrong = [name for name, *pair in zip(names, given, values) if not same(*pair)]  # noqa: B905
         raise Bad(line["id"], "changed", f"it shows another {', '.join(wrong)} than was recorded")
 
 
 # -- Digests ------------------------------------------------------------------------------------------------
+
+
+class End(NamedTuple):
+    """Where a digest that adds to a stream ends: its last event, how many there are then, and its hash."""
+
+    number: int
+    at: tuple[int, int]
+    events: int
+    head: str
 
 
 class Digests:
@@ -390,6 +433,9 @@ class Digests:
                 raise Bad(f"digest {number}", "changed", "two digests have this number")
         self.trusted = bool(keys)
         self.every: list[Line] = []
+        self.ends: dict[str, list[End]] = {}
+        self.places: set[tuple[int, int]] = set()
+        """Of the ends, of whatever stream."""
         previous, before = GENESIS, None
         for number in range(1, max(by_number, default=0) + 1):
             if number not in by_number:
@@ -397,10 +443,18 @@ class Digests:
             body, signature = by_number[number]
             try:
                 before = self._checked((number, body, signature), keys, previous, before)
+                self._end(number, before)
             except MANGLED as error:
                 raise Bad(f"digest {number}", "unreadable", str(error)) from None
             self.every.append(before)
             previous = hashlib.sha256(body.encode()).hexdigest()
+
+    def _end(self, number: int, digest: Line) -> None:
+        for stream, state in digest["streams"].items():
+            known = self.ends.setdefault(stream, [])
+            if state["events"] > (known[-1].events if known else 0):
+                known.append(End(number, entry(state["last"]), state["events"], state["head"]))
+                self.places.add(known[-1].at)
 
     @staticmethod
     def _checked(given: tuple[int, str, str], keys: list[bytes], previous: str, before: Line | None) -> Line:
@@ -541,14 +595,19 @@ def public_key(text: str) -> bytes:
 class Stream:
     """How far a stream was followed."""
 
+    __slots__ = ("at", "before", "events", "head", "last_id", "next_end", "raw", "unsigned")
+
     def __init__(self) -> None:
         self.at = (0, 0)
         self.head = self.before = GENESIS
         """Hash of the last event, and of the one before it."""
+        self.raw = bytes(32)
+        """The bytes of `head`."""
         self.last_id = self.unsigned = ""
         """The last event, and the first after the newest digest."""
         self.events = 0
-        self.next_digest = 0
+        self.next_end = 0
+        """Place of the next digest among those that end in the stream."""
 
 
 class Verifier:
@@ -563,15 +622,14 @@ class Verifier:
         self._unsigned = unsigned
         self.streams: dict[str, Stream] = {}
         self.events = self.uncompared = 0
-        self._digests = digests
+        self.digests = digests
 
     def take(self, line: Line) -> None:
         """One event. Raises Bad."""
-        where = f"event {self.events + 1}"
         try:
-            where = str(line["id"])
             self._take(line)
         except MANGLED as error:
+            where = str(line["id"]) if "id" in line else f"event {self.events + 1}"
             raise Bad(
                 where, "changed", f"it is no line of an export ({type(error).__name__}: {error})"
             ) from None
@@ -586,32 +644,62 @@ class Verifier:
             raise Bad(where, "changed", "it has not the fields of an export's line")
         own, _, entry_id = where.partition(":")
         position = entry(entry_id)
-        if own != stream or f"{stream}:{position[0]}-{position[1]}" != where:
+        if own != stream or f"{own}:{position[0]}-{position[1]}" != where:
             raise Bad(where, "changed", "its id is not one of its stream")
         state = self.streams.get(stream)
         if state is None:
-            state = self.streams[stream] = Stream()
+            state = self.streams[stream] = self._begun(line)
         if position <= state.at:
             kind = "inserted" if position == state.at else "out of order"
             raise Bad(where, kind, f"it comes after {state.last_id}")
-        self._bytes(line, position[0])
+        known = state.raw if line["previous_hash"] == state.head else commitment(line["previous_hash"])
+        raw = self._bytes(line, position[0], known)
         if self.filtered:
-            self._proved(where, stream, position, digest, proof)
-        else:
+            self._proved(where, stream, position, raw, proof)
+        elif known is not state.raw:
             self._follows(line, state)
         state.before = state.head
-        state.at, state.head, state.last_id = position, digest, where
+        state.at, state.head, state.raw, state.last_id = position, digest, raw, where
         state.events += 1
         if not self.filtered:
             self._held(stream, state)
 
-    def _bytes(self, line: Line, ms: int) -> None:
-        """The hash is that of the stored bytes, and these are what the line shows."""
+    def join(self, part: Part) -> bool:
+        """Go on after a part that is right by itself; False, and nothing done, where it does not fit here."""
+        if self.filtered not in {None, part.filtered}:
+            return False
+        after: dict[str, Stream] = {}
+        for stream, (first, previous, marks) in part.streams.items():
+            state = copy.copy(self.streams.get(stream) or Stream())
+            if first <= state.at or not (part.filtered or previous == state.head):
+                return False
+            events = state.events
+            for mark in marks:
+                state.at, state.head, state.raw = mark.at, mark.head, mark.raw
+                state.before, state.last_id, state.events = mark.before, mark.last_id, events + mark.events
+                try:
+                    if not part.filtered:
+                        self._held(stream, state)
+                except Bad:
+                    return False
+            after[stream] = state
+        self.streams.update(after)
+        self.filtered = part.filtered
+        self.events += part.events
+        self.uncompared += part.uncompared
+        return True
+
+    def _begun(self, line: Line) -> Stream:  # noqa: ARG002 - see Parted
+        """A stream's state before its first line."""
+        return Stream()
+
+    def _bytes(self, line: Line, ms: int, previous: bytes) -> bytes:
+        """The hash, which is that of the stored bytes; these are what the line shows. Raises Bad."""
         version, kind, stored = line["version"], line["type"], line["stored"]
         tag = kind if version == 1 else f"{kind}.{version:d}"
         subject, envelope = subject_bytes(line["stream"], line["subject"]), literal(stored["envelope"])
         parts = stored["data"]
-        if type(version) is not int or "." in kind or stored.keys() != {"envelope", "data"}:
+        if type(version) is not int or "." in kind or stored.keys() != STORED:
             raise Bad(line["id"], "changed", "its type or version is none")
         values: list[Any] | None = None
         if hidden := isinstance(parts, str):
@@ -621,8 +709,16 @@ class Verifier:
         else:
             raw = raw_parts(parts)
             digest, values = data_digest(raw), expected(tag, raw)
-        hashed = (line["id"].encode(), tag.encode(), subject, envelope)
-        if link(commitment(line["previous_hash"]), hashed, digest).hex() != line["hash"]:
+        hashed = (
+            previous,
+            framed(line["id"].encode()),
+            framed_text(tag),
+            framed(subject),
+            framed(envelope),
+            digest,
+        )
+        found = hashlib.sha256(b"".join(hashed)).digest()
+        if found.hex() != line["hash"]:
             raise Bad(line["id"], "changed", "its hash is not that of its bytes")
         check_envelope(line, envelope, ms, subject)
         if hidden and (tag in FIELDS or not same(line["data"], {"withheld": f"sha256:{parts[2:]}"})):
@@ -631,6 +727,7 @@ class Verifier:
             self.uncompared += 1
         else:
             check_data(line, tag, values)
+        return found
 
     @staticmethod
     def _follows(line: Line, state: Stream) -> None:
@@ -643,52 +740,48 @@ class Verifier:
         raise Bad(line["id"], "missing", f"one or more events {after}, before this one")
 
     def _held(self, stream: str, state: Stream) -> None:
-        """Hold the chain against the digests that end here."""
-        every = self._digests.every
-        while state.next_digest < len(every):
-            said = every[state.next_digest]["streams"].get(stream)
-            if said is None or said["events"] < state.events:
-                state.next_digest += 1
-                continue
-            if said["events"] > state.events and entry(said["last"]) > state.at:
-                return
-            number = state.next_digest + 1
-            if said["events"] > state.events:
-                detail = f"digest {number} vouches for more events than the {state.events} up to here"
-                raise Bad(state.last_id, "inserted, or missing before it", detail)
-            if entry(said["last"]) != state.at or said["head"] != state.head:
-                first, _ = self._digests.bounds(number, stream)
-                raise Bad(
-                    f"stream {stream} after {first[0]}-{first[1]}, up to {said['last']}",
-                    "changed, missing or inserted",
-                    f"digest {number} vouches for other events; all hashes after it were made anew",
-                )
-            state.next_digest += 1
+        """Hold the chain against the digest that ends here, or should have. Raises Bad."""
+        ends = self.digests.ends.get(stream, ())
+        if state.next_end == len(ends):
+            state.unsigned = state.unsigned or state.last_id
             return
-        state.unsigned = state.unsigned or state.last_id
+        number, last, events, head = ends[state.next_end]
+        if events > state.events:
+            if last > state.at:
+                return
+            detail = f"digest {number} vouches for more events than the {state.events} up to here"
+            raise Bad(state.last_id, "inserted, or missing before it", detail)
+        if (events, last, head) != (state.events, state.at, state.head):
+            first, _ = self.digests.bounds(number, stream)
+            raise Bad(
+                f"stream {stream} after {first[0]}-{first[1]}, up to {last[0]}-{last[1]}",
+                "changed, missing or inserted",
+                f"digest {number} vouches for other events; all hashes after it were made anew",
+            )
+        state.next_end += 1
 
-    def _proved(self, where: str, stream: str, position: tuple[int, int], digest: str, proof: Any) -> None:
+    def _proved(self, where: str, stream: str, position: tuple[int, int], leaf: bytes, proof: Any) -> None:
         number, index, size, path = (proof[name] for name in ("digest", "index", "size", "path"))
-        if number > len(self._digests.every):
+        if number > len(self.digests.every):
             raise Bad(where, "unproved", f"digest {number}, which it refers to, is not among those given")
-        after, said = self._digests.bounds(number, stream)
+        after, said = self.digests.bounds(number, stream)
         right = after < position <= entry(said["last"]) and size == said["covered"] and len(proof) == 4
         if (
             not right
             or not all(type(one) is int for one in (number, index, size))
-            or under_root(commitment(digest), index, size, path) != said["root"]
+            or under_root(leaf, index, size, path) != said["root"]
         ):
             raise Bad(where, "changed or inserted", f"digest {number} does not vouch for it")
 
     def finish(self) -> None:
         """After the last line. Raises Bad when digests vouch for more events than came, or for fewer."""
-        if self.filtered or not self._digests.every:
+        if self.filtered or not self.digests.every:
             return
         for state in self.streams.values():
             if state.unsigned and not self._unsigned:
                 detail = "no digest vouches for it; get newer ones, or allow unsigned events"
                 raise Bad(state.unsigned, "unproved or inserted", detail)
-        for stream, said in self._digests.every[-1]["streams"].items():
+        for stream, said in self.digests.every[-1]["streams"].items():
             state = self.streams.get(stream, Stream())
             if said["events"] > state.events:
                 after = state.last_id or "the beginning of the stream"
@@ -697,7 +790,7 @@ class Verifier:
 
     def report(self) -> Line:
         """What was checked, and what cannot be."""
-        every = self._digests.every
+        every = self.digests.every
         covered = every[-1]["streams"] if every else {}
         late = sum(
             max(0, state.events - covered.get(stream, {"events": 0})["events"])
@@ -710,7 +803,7 @@ class Verifier:
             notes.append(f"{late} events came after the newest digest: chained, but not signed for yet.")
         if not every:
             notes.append("No digests were given: whoever could write the whole file could have made it anew.")
-        elif not self._digests.trusted:
+        elif not self.digests.trusted:
             notes.append(
                 "No key was given: the digests vouch for themselves. Get the key from whom you trust."
             )
@@ -724,7 +817,7 @@ class Verifier:
             "streams": {name: state.events for name, state in self.streams.items()},
             "complete": not self.filtered,
             "digests": len(every),
-            "key_trusted": self._digests.trusted and bool(every),
+            "key_trusted": self.digests.trusted and bool(every),
             "signed_until": every[-1]["at"] if every else None,
             "notes": notes,
         }
@@ -750,12 +843,19 @@ def parse(text: bytes) -> Any:
                 return found
         except (msgspec.MsgspecError, ValueError, RecursionError):
             pass
+    else:
+        found = json.loads(text)
+        if _written(found).encode() == text:
+            return found
     return json.loads(text, object_pairs_hook=_unique)
 
 
-def json_lines(file: IO[bytes]) -> Iterator[Line]:
-    """The lines of a file. Raises Bad."""
-    for number, text in enumerate(file, 1):
+_written = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def json_lines(file: Iterable[bytes], before: int = 0) -> Iterator[Line]:
+    """Lines, of which so many came before. Raises Bad."""
+    for number, text in enumerate(file, before + 1):
         try:
             found = parse(text.rstrip(b"\r\n"))
         except (ValueError, RecursionError) as error:
@@ -765,43 +865,283 @@ def json_lines(file: IO[bytes]) -> Iterator[Line]:
         yield found
 
 
-NESTED = ("version", "data", "stored", "proof")
+class JsonFile:
+    """An export in JSON lines. A place in it is a number of bytes, at which a line begins."""
+
+    begin = 0
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    @property
+    def large(self) -> bool:
+        """Whether several processes are worth their start."""
+        with open(self.path, "rb") as file:
+            return file.seek(0, os.SEEK_END) >= LARGE
+
+    def parts(self) -> Iterator[tuple[int, int]]:
+        """The places between which it can be read piece by piece."""
+        with open(self.path, "rb") as file:
+            size, start = file.seek(0, os.SEEK_END), self.begin
+            while start < size:
+                file.seek(min(start + PART, size))
+                file.readline()
+                end = file.tell()
+                yield start, end
+                start = end
+
+    def lines(self, start: int, end: int | None = None, before: int = 0) -> Iterator[Line]:
+        """The events between two places, `before` is how many come before. Raises Bad, OSError."""
+        with open(self.path, "rb") as file:
+            file.seek(start)
+            if end is None:
+                yield from self._read(file, before)
+            else:
+                with io.BytesIO(file.read(end - start)) as part:
+                    yield from self._read(part, before)
+
+    def _read(self, file: IO[bytes], before: int) -> Iterator[Line]:
+        yield from json_lines(file, before)
 
 
-def csv_lines(file: Iterable[str]) -> Iterator[Line]:
-    """The records of a CSV export: empty is null, a leading apostrophe is dropped, NESTED are JSON."""
+class CsvFile(JsonFile):
+    """An export in CSV, with a head."""
+
+    begin = len(",".join(COLUMNS)) + 1
+
+    def _read(self, file: IO[bytes], before: int) -> Iterator[Line]:
+        with io.TextIOWrapper(file, "utf-8", newline="") as text:
+            yield from csv_lines(text, before)
+
+
+def csv_lines(file: Iterable[str], before: int = 0) -> Iterator[Line]:
+    """The records after the head, of which so many came before. Raises Bad.
+
+    Empty is null, an apostrophe keeps a text from being a formula, and some cells are JSON.
+    """
     csv.field_size_limit(1 << 30)
-    rows = csv.reader(file, strict=True)
+    rows, number = csv.reader(file, strict=True), before
     try:
-        names = next(rows, [])
         for row in rows:
-            if len(row) != len(names):
+            number += 1
+            if len(row) != len(COLUMNS):
                 raise ValueError("it has another number of cells")
-            cells = _unique([(name, uncell(cell)) for name, cell in zip(names, row)])  # noqa: B905
-            line: Line = {name: cell or None for name, cell in cells.items()}
-            line |= {name: parse(cells[name].encode()) for name in NESTED if cells.get(name)}
-            if line.get("proof", 0) is None:
-                del line["proof"]
-            yield line
+            line: Line = dict(zip(COLUMNS, row))  # noqa: B905
+            line["version"] = parse(line["version"].encode())
+            for name in TEXTS:
+                line[name] = uncell(line[name]) or None
+            yield nested(line)
     except (csv.Error, ValueError, RecursionError) as error:
-        raise Bad(f"record {rows.line_num}", "changed", str(error)) from None
+        raise Bad(f"record {number}", "changed", str(error)) from None
+
+
+def nested(line: Line) -> Line:
+    """A line whose nested fields are JSON; no proof is none. Raises ValueError."""
+    for name in NESTED:
+        line[name] = parse(line[name].encode())
+    proof = line.pop("proof")
+    if proof:
+        line["proof"] = parse(proof.encode())
+    return line
 
 
 def uncell(cell: str) -> str:
-    """A cell as it was before an apostrophe kept it from being a formula."""
-    return cell.removeprefix("'")
+    """A cell as it was before an apostrophe kept it from being a formula. Raises ValueError without that."""
+    if cell[:1] not in FORMULA:
+        return cell
+    if cell[0] != "'" or cell[1:2] not in FORMULA:
+        raise ValueError("a cell begins with another sign than was written")
+    return cell[1:]
 
 
-def lines_of(path: str) -> Iterator[Line]:
-    """The events of an export's file, by its first bytes CSV or JSON lines."""
+class ParquetFile:
+    """An export in Parquet. A place in it is a number of row groups."""
+
+    begin = 0
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    @property
+    def large(self) -> bool:
+        """As of JsonFile."""
+        return self._groups() > 1
+
+    def parts(self) -> Iterator[tuple[int, int]]:
+        """As of JsonFile: its row groups."""
+        for group in range(self._groups()):
+            yield group, group + 1
+
+    def _groups(self) -> int:
+        with self._opened() as file:
+            return int(file.num_row_groups)
+
+    def lines(self, start: int, end: int | None = None, before: int = 0) -> Iterator[Line]:
+        """As of JsonFile."""
+        number = before
+        with self._opened() as file:
+            self._check(file)
+            try:
+                groups = range(start, file.num_row_groups if end is None else end)
+                for batch in file.iter_batches(PARQUET_ROWS, row_groups=groups):
+                    columns = [column.to_pylist() for column in batch.columns]
+                    columns[AT] = [iso(at) for at in batch.column(AT).cast("int64").to_pylist()]
+                    for number, row in enumerate(zip(*columns), number + 1):  # noqa: B007, B020, B905
+                        yield nested(dict(zip(COLUMNS, row)))  # noqa: B905
+            except (*MANGLED, OSError) as error:
+                raise Bad(f"row {number}", "changed", f"it cannot be read ({error})") from None
+
+    def _opened(self) -> Any:
+        try:
+            from pyarrow import parquet
+        except ImportError:
+            raise Unreadable("to read Parquet, install the package pyarrow; or export JSON lines") from None
+        try:
+            return parquet.ParquetFile(self.path)
+        except (*MANGLED, OSError) as error:
+            raise Bad("row 0", "changed", f"it cannot be read ({error})") from None
+
+    @staticmethod
+    def _check(file: Any) -> None:
+        """Nothing in it but what is looked at here: statistics let readers skip rows. Raises Bad."""
+        import pyarrow as pa
+
+        types = dict.fromkeys(COLUMNS, pa.string())
+        types |= {"at": pa.timestamp("ms", "UTC"), "version": pa.int32()}
+        if not file.schema_arrow.equals(pa.schema(list(types.items()))):
+            raise Bad("schema", "changed", "its columns are not those of an export")
+        for group in range(file.num_row_groups):
+            for place in range(len(COLUMNS)):
+                column = file.metadata.row_group(group).column(place)
+                if column.is_stats_set or column.has_column_index:
+                    raise Bad(f"row group {group}", "changed", "it has statistics, which no export has")
+
+
+def opened(path: str) -> JsonFile | CsvFile | ParquetFile:
+    """An export's file; its first bytes tell the form. Raises OSError, and Bad for another head."""
     with open(path, "rb") as file:
-        start = file.read(3)
-        file.seek(0)
-        if start == b"id,":
-            with open(path, encoding="utf-8", newline="") as text:
-                yield from csv_lines(text)
-        else:
-            yield from json_lines(file)
+        start = file.read(CsvFile.begin)
+    if start[:4] == b"PAR1":
+        return ParquetFile(path)
+    if start[:3] != b"id,":
+        return JsonFile(path)
+    if start != (",".join(COLUMNS) + "\n").encode():
+        raise Bad("record 0", "changed", "its columns are not those of an export")
+    return CsvFile(path)
+
+
+# -- All cores ----------------------------------------------------------------------------------------------
+
+
+class Part(NamedTuple):
+    """What was found of a part of a file that is right by itself: each stream's first event, and `marks`."""
+
+    filtered: bool | None
+    events: int
+    uncompared: int
+    streams: dict[str, tuple[tuple[int, int], str, list[Stream]]]
+
+
+class Parted(Verifier):
+    """Takes the lines of a part, without those before it: its streams go on from wherever they are met."""
+
+    def __init__(self, digests: Digests, filtered: bool | None) -> None:
+        super().__init__(digests, filtered=filtered)
+        self._marks: dict[str, tuple[tuple[int, int], str, list[Stream]]] = {}
+
+    def _begun(self, line: Line) -> Stream:
+        state = Stream()
+        state.head, state.raw = line["previous_hash"], commitment(line["previous_hash"])
+        first = entry(line["id"].partition(":")[2])
+        self._marks[line["stream"]] = (first, state.head, [])
+        return state
+
+    def _held(self, stream: str, state: Stream) -> None:
+        """Remember how far it is where a digest ends, and after the newest."""
+        marks, ends = self._marks[stream][2], self.digests.ends.get(stream)
+        late = not ends or state.at > ends[-1].at
+        if state.at in self.digests.places or (late and not state.unsigned):
+            marks.append(copy.copy(state))
+        if late:
+            state.unsigned = "so"
+
+    def part(self) -> Part:
+        """What was found."""
+        for stream, state in self.streams.items():
+            marks = self._marks[stream][2]
+            if not marks or marks[-1].at != state.at:
+                marks.append(state)
+        return Part(self.filtered, self.events, self.uncompared, self._marks)
+
+
+def _work(pipe: Connection, file: JsonFile | ParquetFile, digests: Digests, filtered: bool | None) -> None:
+    """Look at the parts that are asked for, one after another; None for one that is not right."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What is read has no cycles.
+    gc.disable()
+    try:
+        while True:
+            start, end = pipe.recv()
+            verifier = Parted(digests, filtered)
+            try:
+                for line in file.lines(start, end):
+                    verifier.take(line)
+            except Bad:
+                pipe.send(None)
+            else:
+                pipe.send(verifier.part())
+    except (EOFError, OSError):
+        # Nobody asks any more.
+        return
+
+
+def _spread(
+    verifier: Verifier,
+    file: JsonFile | ParquetFile,
+    processes: int,
+    progress: Callable[[int], None],
+) -> int:
+    """Have a file looked at by several processes; the place up to which it is right, its end or before."""
+    context = multiprocessing.get_context("spawn")
+    pipes: list[Connection] = []
+    waiting: deque[tuple[Connection, int]] = deque()
+    parts, done = file.parts(), file.begin
+
+    def ask(pipe: Connection) -> None:
+        for start, end in itertools.islice(parts, 1):
+            pipe.send((start, end))
+            waiting.append((pipe, end))
+
+    try:
+        for _ in range(processes):
+            pipe, theirs = context.Pipe()
+            pipes.append(pipe)
+            given = (theirs, file, verifier.digests, verifier.filtered)
+            context.Process(target=_work, args=given, daemon=True).start()
+            theirs.close()
+        for pipe in pipes * 2:
+            ask(pipe)
+        while waiting:
+            pipe, end = waiting.popleft()
+            found = pipe.recv()
+            if found is None or not verifier.join(found):
+                break
+            done = end
+            ask(pipe)
+            progress(verifier.events)
+    except (EOFError, OSError):
+        # A process that cannot be had, or died, is done without.
+        pass
+    finally:
+        for pipe in pipes:
+            pipe.close()
+    return done
+
+
+def cores() -> int:
+    """How many this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return min(len(affinity(0)) if affinity else os.cpu_count() or 1, MOST_PROCESSES)
 
 
 def verify(
@@ -811,11 +1151,19 @@ def verify(
     *,
     filtered: bool | None = None,
     unsigned: bool = False,
+    processes: int = 1,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Line:
-    """Verify the file and report. Raises Bad, OSError."""
+    """Verify the file and report. Raises Bad, OSError, Unreadable.
+
+    `processes`: so many at a time where the file is large, 0 for all cores. They only hurry: what one of them
+    finds wrong is looked at again here, in order, so that the first such event is named.
+    """
     verifier = Verifier(Digests(digests, keys), filtered=filtered, unsigned=unsigned)
-    for line in lines_of(path):
+    file = opened(path)
+    processes = processes or (cores() if file.large else 1)
+    done = file.begin if processes == 1 else _spread(verifier, file, processes, progress)
+    for line in file.lines(done, before=verifier.events):
         verifier.take(line)
         if verifier.events % PROGRESS == 0:
             progress(verifier.events)
@@ -826,13 +1174,14 @@ def verify(
 def main(arguments: list[str] | None = None) -> int:
     """The script; its exit code."""
     parser = argparse.ArgumentParser(description="Verify an export of the broker's history, offline.")
-    parser.add_argument("file", help="the export: JSON lines or CSV")
+    parser.add_argument("file", help="the export: JSON lines, CSV or Parquet")
     parser.add_argument("--digests", metavar="FILE", help="the signed digests, JSON lines")
     parser.add_argument(
         "--key", metavar="FILE", action="append", default=[], help="the public key, PEM or hex"
     )
     parser.add_argument("--filtered", action="store_true", default=None, help="it holds a selection only")
     parser.add_argument("--unsigned", action="store_true", help="allow events after the newest digest")
+    parser.add_argument("--processes", type=int, default=0, metavar="N", help="default: one a core")
     given = parser.parse_args(arguments)
     try:
         keys = []
@@ -843,7 +1192,14 @@ def main(arguments: list[str] | None = None) -> int:
         if given.digests:
             with open(given.digests, "rb") as file:
                 digests = list(json_lines(file))
-        report = verify(given.file, digests, keys, filtered=given.filtered, unsigned=given.unsigned)
+        report = verify(
+            given.file,
+            digests,
+            keys,
+            filtered=given.filtered,
+            unsigned=given.unsigned,
+            processes=max(0, given.processes),
+        )
     except Bad as bad:
         sys.stdout.write(f"NOT RIGHT  {bad}\n")
         return 1

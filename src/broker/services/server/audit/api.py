@@ -19,12 +19,21 @@ OPERATIONS: Final = [
         method="get",
         path="/audit/export",
         summary="Events in the form that verifies, streamed; a digest is signed first, and ends it.",
-        answers={200: (Media("application/x-ndjson"), Media("text/csv"))},
+        answers={
+            200: (
+                Media("application/x-ndjson"),
+                Media("text/csv"),
+                Media("application/vnd.apache.parquet"),
+            )
+        },
         errors=(400, 401, 403, 409, 503),
         also=_ARCHIVE,
         parameters=[
             parameter(
-                "format", "`jsonl` unless given.", {"type": "string", "enum": list(exported_formats.FORMATS)}
+                "format",
+                "`jsonl` unless given. `parquet` where the server has pyarrow, else a 400; its index is its "
+                "end, so it cannot go on `after` an event.",
+                {"type": "string", "enum": list(exported_formats.FORMATS)},
             ),
             parameter("from_date", "A day (`2026-01-31`, from its first moment) or a time (RFC 3339)."),
             parameter("to_date", "A day (to its last moment) or a time, which is included."),

@@ -71,6 +71,9 @@ class Audit:
         form = query.choice("format", exported_formats.FORMATS, "jsonl")
         named, after = query.text("digest"), query.text("after")
         position = None if after is None else positions.parse(after, "after")
+        made = exported_formats.named(form)
+        if position is not None:
+            exported_formats.check_resumable(made, form)
         begun = await self._exports.begin(
             _filter(query),
             form,
@@ -79,7 +82,6 @@ class Audit:
             digest=None if named is None else query.number("digest", 1, most=MAX_NUMBER),
             after=position,
         )
-        made = exported_formats.named(form)
         name = f"history-{begun.digest}.{form}"
         return StreamingResponse(
             exported_serving.lines(begun, made, position),
