@@ -33,6 +33,7 @@ NAMED_BY_THE_REQUIREMENTS = {
     "run_integration_tests.ps1",
     "run_load_tests.ps1",
     "run_security_tests.ps1",
+    "run_with_services.ps1",
     "smoke_test.ps1",
 }
 
@@ -142,6 +143,17 @@ def test_suites_of_the_whole_run_are_the_sections() -> None:
     later = re.search(r"\$suites \+= @\(([^)]*)\)", source)[1]
     assert re.findall(r"'(\w+)'", first) == ["functional", "integration"]
     assert re.findall(r"'(\w+)'", later) == ["load", "security"]
+
+
+def test_the_run_with_services_ends_as_it_began() -> None:
+    """Any section or all of them; what it started is stopped whatever happens, its exit code is the suite's."""
+    source = text("run_with_services.ps1")
+    offered = re.search(r"\[ValidateSet\(([^)]*)\)\]", source)[1]
+    assert re.findall(r"'(\w+)'", offered) == [*(section.name for section in SECTIONS), "all"]
+    assert re.search(r"\[string\] \$Suite = 'integration'", source)
+    ending = source.split("} finally {")[1]
+    assert "Stop-Service -Name $started[$index]" in ending
+    assert ending.rstrip().endswith("exit $code")
 
 
 def test_the_firewall_opens_the_ports_of_the_settings() -> None:
