@@ -5,14 +5,54 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from broker.domain.message import Refused
+from broker import clock
+from broker.domain import ids
+from broker.domain.certificates import CertificateEntry
+from broker.domain.message import Accepted, Refused
 from broker.domain.retry import RetryPolicy
-from broker.errors import LogRefused
-from broker.events import log_identity
+from broker.errors import Conflict, LogRefused
+from broker.events import codec, envelope, log_identity, standing
+from broker.events.archive.segments import ArchiveDamaged
+from broker.events.open_messages import FinishedMessage
 from support.rig import QUICK, Recorder
 from support.waiting import wait_until
 
 SLOW = msgspec.structs.replace(QUICK, retry=RetryPolicy(interval=3600.0))
+ENDS = {b"Delivered", b"RetryScheduled"}
+
+
+def certificate(name: str) -> CertificateEntry:
+    """A producer's certificate, good for a day."""
+    now = clock.now_ms()
+    return CertificateEntry(
+        fingerprint=name.encode().hex().ljust(64, "0"),
+        serial=name.encode().hex(),
+        client_id=name,
+        role="producer",
+        not_before_ms=now - 1000,
+        not_after_ms=now + 86_400_000,
+        issued_at_ms=now,
+    )
+
+
+def stored(draft) -> dict[bytes, bytes]:
+    """The stream entry of a draft, as a script would have written it."""
+    return {
+        b"t": b"MessageSubmitted",
+        b"s": draft.message_id,
+        b"m": envelope.encode(draft.queued_at, draft.actor, draft.correlation_id),
+        b"d": codec.encode(draft.event),
+    }
+
+
+async def outcomes(world, message_id: bytes) -> int:
+    """How many outcomes the whole history has of a message, were all of it in the tables."""
+    await world.project()
+    rows = await world.store.select(
+        "SELECT COUNT(*) AS n FROM audit_log WHERE subject=%s AND type IN ('Delivered','Failed','MessageDiscarded')",
+        (ids.text(message_id),),
+    )
+    return rows[0]["n"]
 
 
 async def test_an_emptied_redis_comes_back_whole(world):
@@ -60,3 +100,174 @@ async def test_an_emptied_redis_comes_back_whole(world):
 async def _phase(world, message_id: bytes, phase: str) -> bool:
     found = await world.state(message_id)
     return getattr(found, "phase", None) == phase
+
+
+async def test_a_rolled_back_redis_gets_back_what_followed(world):
+    """Delivered, retried, erased, revoked, registered after the copy was made: none of it is undone by the copy."""
+    await world.clients.register_client("acme", actor="system")
+    await world.clients.register_client("gone", actor="system")
+    await world.certificates.record_certificate(certificate("acme"), actor="system")
+    await wait_until(lambda: world.trust.client("gone"))
+    early = await world.submit(4)
+    secret = await world.submit(1, client="gone")
+    old = await world.snapshot()
+
+    first = Recorder(
+        lambda delivery: Refused("no", 503) if delivery.message_id in early[:2] else Accepted(200)
+    )
+    async with world.working(channels=[first], limits=SLOW):
+        await world.all_finished([*early[2:], *secret])
+        for one in early[:2]:
+            await wait_until(lambda one=one: _phase(world, one, "due"))
+    await world.archive()
+    await world.project()
+    await world.clients.erase_client("gone", "asked to", actor="system")
+    await world.certificates.revoke_certificate(client_id="acme", reason="keyCompromise", actor="system")
+    await world.clients.register_client("late", actor="system")
+    await wait_until(lambda: world.trust.client("late"))
+    late = await world.submit(2, client="late")
+    await world.archive()
+    # Only the tables know these.
+    more = await world.submit(2, client="late")
+    await world.project()
+    before = await world.derived()
+
+    await world.roll_back(old)
+    report = await world.repaired()
+    assert (report.lost, report.keys_lost, report.rebuild) == (0, [], [])
+    assert sum(one.missing for one in report.streams) > 0
+    assert sum(one.recorded for one in report.streams) == 2
+    assert await world.derived() == before
+    assert world.trust.client("gone").status == "erased"
+    assert b"gone" not in await world.redis.hgetall(world.keys.control.client_keys)
+    assert world.trust.certificate(certificate("acme").fingerprint).status == "revoked"
+
+    second = Recorder()
+    quick = msgspec.structs.replace(QUICK, retry=RetryPolicy(interval=0.05))
+    async with world.working(channels=[second], limits=quick):
+        await world.all_finished([*late, *more])
+        for one in early[:2]:
+            found = await world.state(one)
+            assert (found.phase, found.attempts) == ("due", 1)
+            await world.redis.zadd(world.keys.partitions[one[15]].due, {one: 1})
+        ended = await world.all_finished(early[:2])
+    assert [one.attempts for one in ended] == [2, 2]
+    assert sorted(second.seen) == sorted([*late, *more, *early[:2]])
+    assert {await outcomes(world, one) for one in [*early, *secret, *late, *more]} == {1}
+
+
+async def test_what_an_older_redis_did_does_not_count_twice(world):
+    """⚠ Roles that went on with a rolled-back Redis: what contradicts the history is left out, the rest follows it."""
+    sent = await world.submit(3, partition=0)
+    old = await world.snapshot()
+    first = Recorder()
+    async with world.working(channels=[first]):
+        await world.all_finished(sent)
+    await world.archive()
+    await world.roll_back(old)
+    async with world.working(channels=[first]):
+        await world.all_finished(sent)
+        fresh = await world.submit(2, partition=0)
+        await world.all_finished(fresh)
+    new = await world.submit(1, partition=0)
+    report = await world.repaired()
+    assert (report.streams[0].void, report.streams[0].moved, report.streams[0].missing) == (6, 0, 6)
+    assert {await outcomes(world, one) for one in [*sent, *fresh]} == {1}
+    second = Recorder()
+    async with world.working(channels=[second]):
+        await world.all_finished(new)
+    assert second.seen == new
+    await world.archive()
+    await world.project()
+    rows = await world.store.select("SELECT status,COUNT(*) AS n FROM messages GROUP BY status")
+    assert [(row["status"], row["n"]) for row in rows] == [("delivered", 6)]
+
+
+async def test_what_came_in_while_the_clock_was_behind_is_not_skipped(world):
+    """⚠ Taken in by an older Redis at ids that the archive had passed: it gets a place at the end, and is delivered."""
+    keys = world.keys.partitions[0]
+    (sent,) = await world.submit(1, partition=0)
+    old = await world.snapshot()
+    later = await world.submit(1, partition=0)
+    await world.archive()
+    await world.roll_back(old)
+    draft = world.draft(0)
+    ((entry, _),) = await world.redis.xrange(keys.events)
+    ms, _, seq = entry.decode().partition("-")
+    await world.redis.xadd(keys.events, stored(draft), id=f"{ms}-{int(seq) + 1}")
+    report = await world.repaired()
+    assert report.streams[0].moved == 1
+    seen = Recorder()
+    async with world.working(channels=[seen]):
+        await world.all_finished([sent, *later, draft.message_id])
+    assert sorted(seen.seen) == sorted([sent, *later, draft.message_id])
+
+
+async def test_a_torn_end_is_completed(world):
+    """An attempt whose consequence was lost: a success stays one, a failure is tried again at once."""
+    sent = await world.submit(2, partition=0)
+    keys = world.keys.partitions[0]
+    first = Recorder(lambda delivery: Accepted(200) if delivery.message_id == sent[0] else Refused("no", 503))
+    async with world.working(channels=[first], limits=SLOW):
+        await world.all_finished(sent[:1])
+        await wait_until(lambda: _phase(world, sent[1], "due"))
+    entries = await world.redis.xrange(keys.events)
+    await world.redis.delete(keys.events, keys.open, keys.due, keys.age, keys.meta)
+    for entry, fields in entries:
+        if fields[b"t"] not in ENDS:
+            await world.redis.xadd(keys.events, fields, id=entry)
+    report = await world.repaired(tables=False)
+    assert report.streams[0].completed == 2
+    second = Recorder()
+    async with world.working(channels=[second]):
+        await world.all_finished(sent)
+    assert second.seen == sent[1:]
+
+
+async def test_idempotency_keys_and_answers_survive(world):
+    """A producer that repeats a request after the repair gets the answer of before; its outcome is still known."""
+    draft = world.draft(0, idempotency=b"k" * 16, request_hash=b"r" * 32)
+    (before,) = await world.appender.append([draft])
+    async with world.working(channels=[Recorder()]):
+        await world.all_finished([draft.message_id])
+    await world.archive()
+    await world.empty()
+    await world.repaired()
+    again = world.draft(0, idempotency=b"k" * 16, request_hash=b"r" * 32)
+    (after,) = await world.appender.append([again])
+    assert after.replayed
+    assert (after.message_id, after.position) == (before.message_id, before.position)
+    assert isinstance(await world.state(draft.message_id), FinishedMessage)
+
+
+async def test_a_healthy_log_in_use_is_left_alone(world):
+    """Refused while somebody is at work on it; another repair is refused, too."""
+    await world.submit(2)
+    async with world.working(channels=[Recorder()]):
+        await wait_until(lambda: standing.workers(world.redis, world.keys))
+        shown = await world.repair().examine()
+        assert (shown.refused, shown.streams) == ([], [])
+        assert shown.at_work
+        with pytest.raises(Conflict, match="in use"):
+            await world.repair().run()
+    before = await world.derived()
+    await world.redis.set(f"{world.keys.control.base}:repair-lease", "other")
+    with pytest.raises(Conflict, match="Another repair"):
+        await world.repair().run()
+    await world.redis.delete(f"{world.keys.control.base}:repair-lease")
+    await world.repaired()
+    assert await world.derived() == before
+
+
+async def test_an_unreadable_archive_changes_nothing(world):
+    """A repair that cannot know the history ends before it has changed anything; the log is as it was."""
+    await world.submit(5)
+    await world.archive()
+    before = await world.derived()
+    for path in (world.directory / "archive").rglob("*.zst"):
+        path.write_bytes(b"changed")
+    with pytest.raises(ArchiveDamaged):
+        await world.repair().run()
+    assert await world.derived() == before
+    assert (await log_identity.load(world.redis, world.settings)) == world.identity
+    await world.submit(1)

@@ -13,6 +13,7 @@ from broker.events.appender import Appender
 from broker.events.archive import storage
 from broker.events.archive.archiver import Archiver, Limits
 from broker.events.archive.store import StreamArchive
+from broker.events.certificate_commands import CertificateCommands
 from broker.events.client_commands import ClientCommands
 from broker.events.control import Registry, split
 from broker.events.feed import Feed
@@ -46,6 +47,10 @@ class World(Rig):
         await self.redis.hset(self.keys.control.meta, mapping={"identity": whole, "complete": "1"})
         log_identity.remember(self.settings, self.identity)
         return self
+
+    @property
+    def certificates(self) -> CertificateCommands:
+        return CertificateCommands(self.registry)
 
     # -- Archive and tables -------------------------------------------------------------------------------
 
