@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from broker.cli.common import UserPath, json_option, print_json, with_settings
+from broker.cli.common import UserPath, confirm, json_option, print_json, with_settings, yes_option
 from broker.errors import NotFound
 from broker.settings import Settings
 
@@ -122,7 +122,7 @@ def route(
 @client.command()
 @click.argument("name")
 @click.option("--reason", required=True, help="Recorded in the history, for good.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@yes_option
 @json_option
 @with_settings
 def erase(settings: Settings, *, name: str, reason: str, yes: bool, as_json: bool) -> None:
@@ -133,8 +133,7 @@ def erase(settings: Settings, *, name: str, reason: str, yes: bool, as_json: boo
     discarded. That they were, and when, stays in the history, and every proof goes on to verify. Repeat it if
     it was interrupted. Copies of the keys that you made yourself (backups of Redis) are yours to destroy.
     """
-    if not yes:
-        click.confirm(f"Nobody will be able to read anything of {name} again. Erase it?", abort=True)
+    confirm(f"Nobody will be able to read anything of {name} again. Erase it?", yes=yes)
     done = asyncio.run(_erase(settings, name, reason))
     if as_json:
         print_json(done)

@@ -52,6 +52,19 @@ def with_settings(function: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask unless `yes`; ends the command with exit code 1 where the answer is no, or nobody gives one."""
+    try:
+        agreed = yes or click.confirm(question)
+    except click.Abort:
+        agreed = False
+    if not agreed:
+        raise click.ClickException("Nothing was changed; --yes goes on without asking.")
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from broker.cli.common import json_option, print_json, with_settings
+from broker.cli.common import confirm, json_option, print_json, with_settings, yes_option
 from broker.settings import Settings
 
 if TYPE_CHECKING:
@@ -101,12 +101,11 @@ def rotate(settings: Settings, *, as_json: bool, **options: Any) -> None:
 
 @keys.command()
 @click.argument("key_id")
-@click.confirmation_option(
-    "--yes", prompt="What only this key opens, in old backups too, is lost for ever. Remove it?"
-)
+@yes_option
 @with_settings
-def remove(settings: Settings, *, key_id: str) -> None:
+def remove(settings: Settings, *, key_id: str, yes: bool) -> None:
     """Forget a retired master key for ever; refused while it is needed here."""
+    confirm("What only this key opens, in old backups too, is lost for ever. Remove it?", yes=yes)
     asyncio.run(_remove(settings, key_id))
     click.echo(f"Removed {key_id}. Back up {settings.keyring_path} now.")
 
