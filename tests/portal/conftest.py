@@ -1,8 +1,10 @@
-"""One running system and one browser for all tests of the portal; each test has a browser profile of its own."""
+"""One running system and one browser for all tests of the portal; people sign in once, where a test needs no more."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+import functools
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from playwright.async_api import Browser, async_playwright
 
 from broker.embedded import install
 from support import browsing
-from support.browsing import Person
+from support.browsing import Person, Profiles
 from support.fixtures import pki, world
 from support.system import System
 
@@ -49,6 +51,28 @@ async def browser() -> AsyncIterator[Browser]:
         await found.close()
 
 
+@pytest.fixture(scope="session")
+def tickets(system: System) -> Callable[[str], str]:
+    """The cookie of each of PEOPLE, signed in once."""
+    return functools.cache(functools.partial(browsing.ticket, system))
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def profiles(
+    system: System, browser: Browser, tickets: Callable[[str], str]
+) -> AsyncIterator[Profiles]:
+    """People who are signed in already, for tests that do not end their sessions."""
+    found = Profiles(system, browser, tickets)
+    yield found
+    await found.close()
+
+
+@pytest.fixture(scope="session")
+def failed(system: System) -> Iterator[str]:
+    """Messages of `acme` that have failed; one for each test that wants one."""
+    return iter(asyncio.run(browsing.settled(system, "acme", browsing.FAILED, "failed")))
+
+
 @pytest_asyncio.fixture(loop_scope="session")
 async def anybody(system: System, browser: Browser) -> AsyncIterator[Person]:
     """Somebody with a fresh browser who has not signed in; complaints of the browser fail the test."""
@@ -57,18 +81,21 @@ async def anybody(system: System, browser: Browser) -> AsyncIterator[Person]:
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def reader(anybody: Person) -> Person:
+async def reader(profiles: Profiles) -> AsyncIterator[Person]:
     """Signed in; sees the messages of `demo`."""
-    return await anybody.signed_in("reader@example.com")
+    async with profiles("reader@example.com") as found:
+        yield found
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def admin(anybody: Person) -> Person:
+async def admin(profiles: Profiles) -> AsyncIterator[Person]:
     """Signed in; sees everything."""
-    return await anybody.signed_in("boss@example.com")
+    async with profiles("boss@example.com") as found:
+        yield found
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def auditor(anybody: Person) -> Person:
+async def auditor(profiles: Profiles) -> AsyncIterator[Person]:
     """Signed in; sees the history."""
-    return await anybody.signed_in("auditor@example.com")
+    async with profiles("auditor@example.com") as found:
+        yield found

@@ -2,75 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import re
-
-import httpx
 import pytest
 
-from broker.events.user_commands import UserCommands
 from broker.projections import schema
-from broker.projections.queries import Queries
-from broker.services.ca.signer import Signer
-from broker.services.portal.role import PortalRole
 from broker.settings import Settings
 from support import databases
-from support.browsing import PASSWORD
+from support.portals import portal
 from support.proxy import proxy_to_unix
 from support.waiting import wait_until
-
-
-@contextlib.asynccontextmanager
-async def portal(world, mysql_url: str, url: str | None = None, **settings):
-    """A portal of its own, and a client of it; somebody with an account."""
-    await UserCommands(world.registry).create_user(
-        "a@example.com", PASSWORD, "user", ["demo"], actor="system"
-    )
-    own = Settings(data_dir=world.directory, log_name=world.log_name, portal_port=0, **settings)
-    queries = Queries(mysql_url)
-    stop, bound = asyncio.Event(), asyncio.get_running_loop().create_future()
-    async with world.parts(url) as parts:
-        del parts["appender"]
-        cert, key = world.pki.server
-        signer = Signer(world.pki.directory, world.pki.directory / "ca.key")
-        role = PortalRole(
-            own,
-            **parts,
-            keyring=world.keyring,
-            queries=queries,
-            authority=signer,
-            cert=cert,
-            key=key,
-            ca=world.pki.ca,
-        )
-        running = asyncio.create_task(role.run(stop, bound.set_result))
-        scheme = "http" if own.portal_plain else "https"
-        context = world.pki.client_context() if scheme == "https" else True
-        try:
-            port = await asyncio.wait_for(bound, 10)
-            async with httpx.AsyncClient(
-                base_url=f"{scheme}://localhost:{port}", verify=context, timeout=30
-            ) as client:
-                yield client
-        finally:
-            stop.set()
-            await running
-            await queries.close()
-
-
-async def signed_in(client: httpx.AsyncClient) -> None:
-    page = (await client.get("/login")).text
-    csrf = re.search(r'name="csrf" value="([0-9a-f]+)"', page)[1]
-    given = {"email": "a@example.com", "password": PASSWORD, "csrf": csrf, "next": "/"}
-    assert (await client.post("/login", data=given)).status_code == 303
 
 
 async def test_without_the_database_people_sign_in_and_are_told(world, mariadb):
     """503 with a page that tries again; what needs no table works; the tables back, so are the pages."""
     url = databases.create(mariadb)
     async with portal(world, url) as client:
-        await signed_in(client)
+        await client.sign_in()
         for path in ("/", "/messages"):
             answer = await client.get(path)
             assert answer.status_code == 503
@@ -88,7 +34,7 @@ async def test_without_the_log_every_page_says_so(valkey, world):
     async with proxy_to_unix(str(valkey.socket)) as proxy:
         url = f"redis://127.0.0.1:{proxy.port}"
         async with portal(world, "mysql://nobody@127.0.0.1:1/none", url) as client:
-            await signed_in(client)
+            await client.sign_in()
             proxy.mode = "cut"
             proxy.cut()
             answer = await client.get("/profile")
@@ -109,7 +55,7 @@ async def test_elsewhere_than_on_loopback_it_speaks_tls(world):
         cookie = answer.headers["set-cookie"]
         assert cookie.startswith("__Host-broker=")
         assert "; Secure" in cookie
-        await signed_in(client)
+        await client.sign_in()
         assert (await client.get("/profile")).status_code == 200
 
 

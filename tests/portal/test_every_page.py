@@ -3,40 +3,33 @@
 from __future__ import annotations
 
 import json
-import re
+from collections.abc import Iterator
 
 import pytest
-import pytest_asyncio
-from axe_playwright_python.async_playwright import Axe
 
-from support import browsing
-from support.browsing import HOSTILE, register
+from support import browsing, looking
 from support.system import System, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-WIDTHS = (360, 768, 1440)
 OPEN = ("/login", "/login?why=expired", "/nothing-here")
 READER = ("/", "/messages", "/messages?search=wrong", "/profile", "/admin", "/logout")
 ADMIN = ("/", "/admin", "/admin/messages", "/admin/messages?status=failed", "/admin/parked", "/admin/users",
-         "/admin/users?search=nobody-at-all", "/admin/certificates", "/admin/certificates?status=revoked",
-         "/admin/projections", "/admin/streams", "/audit", "/audit?type=UserCreated")  # fmt: skip
+         "/admin/users?search=nobody-at-all", "/admin/clients", "/admin/clients?search=nobody-at-all",
+         "/admin/clients/demo", "/admin/certificates", "/admin/certificates?status=revoked",
+         "/admin/projections",
+         "/admin/projections/messages", "/admin/streams", "/audit", "/audit?type=UserCreated")  # fmt: skip
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session", autouse=True)
-async def pages(system: System) -> dict[str, tuple[str, ...]]:
+@pytest.fixture(scope="module")
+def pages(system: System, failed: Iterator[str]) -> dict[str, tuple[str, ...]]:
     """The addresses of all pages by who looks at them, those of single things among them."""
-    failed = await register(system, "acme", body=HOSTILE)
-
-    def ended() -> list:
-        return system.query("SELECT 1 FROM messages WHERE message_id=%s AND status='failed'", failed)
-
-    await eventually(ended, within=30)
+    message = next(failed)
     (person,) = system.query("SELECT user_id FROM users WHERE email='reader@example.com'")
     (held,) = system.query("SELECT fingerprint FROM certificates WHERE client_id='demo' LIMIT 1")
-    (event,) = system.query("SELECT stream,ms,seq FROM audit_log WHERE subject=%s LIMIT 1", failed)
+    (event,) = system.query("SELECT stream,ms,seq FROM audit_log WHERE subject=%s LIMIT 1", message)
     single = (
-        f"/messages/{failed}",
+        f"/messages/{message}",
         f"/admin/users/{person['user_id']}",
         f"/admin/certificates/{held['fingerprint']}",
         f"/audit/{event['stream']}:{event['ms']}-{event['seq']}",
@@ -44,65 +37,20 @@ async def pages(system: System) -> dict[str, tuple[str, ...]]:
     return {"": OPEN, "reader@example.com": READER, "boss@example.com": (*ADMIN, *single)}
 
 
-async def look(person, path: str) -> None:
-    """Open a page, and have the overview's stream not hold up what comes after."""
-    await person.go(path)
-    await person.page.wait_for_load_state("load")
-
-
 @pytest.mark.case("TC-PT-015")
-@pytest.mark.parametrize("width", WIDTHS)
-async def test_pages_fit_every_width(browser, system, pages, width, pictures):
-    """Nothing is cut off or runs over the side; what is wide scrolls inside its frame; all can be reached."""
-    for email, paths in pages.items():
-        size = {"width": width, "height": 800}
-        async with browsing.person(system, browser, viewport=size) as somebody:
-            if email:
-                await somebody.signed_in(email)
-            for path in paths:
-                await look(somebody, path)
-                wide = await somebody.page.evaluate("document.documentElement.scrollWidth")
-                assert wide <= width, f"{path} is {wide} wide on {width}"
-                assert await somebody.page.locator("h1").first.is_visible(), path
-                if email:
-                    for link in await somebody.page.locator("header a, header button").all():
-                        box = await link.bounding_box()
-                        if await link.is_visible() and box:
-                            assert box["x"] >= 0, path
-                            assert box["x"] + box["width"] <= width, path
-                if pictures is not None:
-                    await photograph(somebody, pictures, f"{width}-{email.partition('@')[0]}{path}")
+@pytest.mark.parametrize("email", ["", "reader@example.com", "boss@example.com"])
+async def test_pages_fit_every_width_and_are_accessible(profiles, pages, pictures, email):
+    """Nothing is cut off or runs over the side; what is wide scrolls inside its frame; all can be reached.
 
-
-async def photograph(person, directory, name: str) -> None:
-    """A picture of the whole page in each colour scheme."""
-    plain = re.sub(r"[^a-z0-9]+", "-", re.sub(r"[0-9a-f-]{30,}|\d+:\d+-\d+", "one", name)).strip("-")
-    for scheme in ("light", "dark"):
-        await person.page.emulate_media(color_scheme=scheme)
-        await person.page.screenshot(
-            path=directory / f"{plain}-{scheme}.png", full_page=True, animations="disabled"
-        )
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_pages_are_accessible(browser, system, pages, scheme):
-    """Axe finds nothing serious or critical on any page, in either colour scheme."""
-    axe = Axe()
-    for email, paths in pages.items():
-        async with browsing.person(system, browser, color_scheme=scheme) as somebody:
-            if email:
-                await somebody.signed_in(email)
-            for path in paths:
-                await look(somebody, path)
-                answer = (await axe.run(somebody.page)).response
-                assert len(answer["passes"]) > 10
-                found = answer["violations"]
-                grave = [
-                    (each["id"], [node["target"] for node in each["nodes"]], each["nodes"][0].get("any"))
-                    for each in found
-                    if each["impact"] in {"serious", "critical"}
-                ]
-                assert grave == [], path
+    Axe finds nothing serious or critical, in either colour scheme.
+    """
+    async with profiles(email) as somebody:
+        for path in pages[email]:
+            await somebody.page.set_viewport_size({"width": looking.WIDTHS[0], "height": 800})
+            await somebody.go(path)
+            assert await somebody.page.locator("h1").first.is_visible(), path
+            await looking.fits(somebody, pictures, f"{email.partition('@')[0]}{path}")
+            await looking.accessible(somebody)
 
 
 async def test_pages_are_used_by_keyboard(browser, system):
@@ -123,11 +71,10 @@ async def test_pages_are_used_by_keyboard(browser, system):
         assert style != "none"
 
 
-async def test_hostile_contents_are_harmless(browser, system, pages):
+async def test_hostile_contents_are_harmless(profiles):
     """Markup, template code and scripts in addresses, filters and names are shown as text; nothing runs."""
     hostile = '"><script>window.hurt=1</script>{{98765*43210}}'
-    async with browsing.person(system, browser) as somebody:
-        await somebody.signed_in("boss@example.com")
+    async with profiles("boss@example.com") as somebody:
         for path in ("/admin/messages?search=", "/admin/messages?client_id=", "/admin/users?search=",
                      "/admin/parked?parked_reason=", "/audit?actor=", "/audit?subject=", "/admin/messages?",
                      "/messages/", "/", "/admin/users/", "/audit/"):  # fmt: skip
@@ -136,8 +83,9 @@ async def test_hostile_contents_are_harmless(browser, system, pages):
             assert "4267635650" not in await somebody.page.inner_text("main"), path
 
 
-async def test_auditors_search_the_history(auditor, pages):
+async def test_auditors_search_the_history(auditor):
     """By type, actor, subject and day; one event shows its data and its place in the chain."""
+    await auditor.go("/")
     assert auditor.path == "/audit"
     await auditor.page.select_option("#type", "UserCreated")
     await auditor.press(".filters button")
@@ -193,7 +141,7 @@ async def test_auditors_export_and_verify(auditor, tmp_path):
     await eventually(recorded, within=20)
 
 
-async def test_readers_do_not_search_the_history(reader, pages):
+async def test_readers_do_not_search_the_history(reader):
     """It is for auditors and admins."""
     assert (await reader.go("/audit")).status == 403
     assert (await reader.go("/audit/0:1-1")).status == 403

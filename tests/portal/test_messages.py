@@ -3,52 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import pytest
 import pytest_asyncio
 
 from support import browsing
-from support.browsing import HOSTILE, NUMBER, register
+from support.browsing import DEMO, LOST, NUMBER, OTHER_NUMBER, register, settled
 from support.system import System, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-OTHER_NUMBER = "+4915200000002"
-
-
-async def settled(system: System, client: str, count: int, status: str) -> None:
-    """Wait until so many of the client's messages have this status in the read model."""
-
-    def there() -> bool:
-        (row,) = system.query(
-            "SELECT COUNT(*) AS n FROM messages WHERE client_id=%s AND status=%s", client, status
-        )
-        return row["n"] >= count
-
-    await eventually(there, within=60, what=f"{count} {status} of {client}")
-
-
-@pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """One of this module's own: its messages are counted."""
-    with browsing.peopled(tmp_path_factory.mktemp("messages")) as running:
-        yield running
-
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session", autouse=True)
 async def messages(system: System) -> dict[str, list[str]]:
-    """120 of `demo`, delivered, one of them with a number of its own; two of `acme`, failed."""
-    async with system.client() as http:
-        items = [{"sender_number": NUMBER, "message_body": f"hello {n}"} for n in range(119)]
-        items.append({"sender_number": OTHER_NUMBER, "message_body": HOSTILE})
-        answer = await http.post("/api/v1/messages/batch", json={"messages": items})
-        assert answer.status_code == 202, answer.text
-        demo = [each["message_id"] for each in answer.json()["results"]]
-    acme = [await register(system, "acme", body=HOSTILE) for _ in range(2)]
-    await settled(system, "demo", 120, "delivered")
-    await settled(system, "acme", 2, "failed")
-    return {"demo": demo, "acme": acme}
+    """Those of `demo`, delivered, one of them with a number of its own; those of `lost`, failed."""
+    return {
+        "demo": await settled(system, "demo", DEMO + 1, "delivered"),
+        "lost": await settled(system, "lost", LOST, "failed"),
+    }
 
 
 @pytest.mark.case("TC-PT-005")
@@ -62,7 +34,7 @@ async def test_a_reader_sees_the_messages_of_their_clients_alone(reader, message
     assert "+49*********01" in await reader.text()
     assert NUMBER not in await reader.page.content()
     assert (await reader.go(f"/messages/{messages['demo'][0]}")).status == 200
-    assert (await reader.go(f"/messages/{messages['acme'][0]}")).status == 404
+    assert (await reader.go(f"/messages/{messages['lost'][0]}")).status == 404
     # A filter for another's client finds nothing.
     await reader.go("/messages?client_id=acme")
     assert await reader.rows() == []
@@ -71,48 +43,32 @@ async def test_a_reader_sees_the_messages_of_their_clients_alone(reader, message
 
 
 @pytest.mark.case("TC-PT-006")
-async def test_filters(admin, messages):
+async def test_filters(profiles, messages):
     """Status, client, exact number and dates; each at once when it is chosen, and in the address."""
-    await admin.go("/admin/messages")
-    for status, count in (("failed", 2), ("delivered", 50), ("queued", 0), ("all", 50)):
-        async with admin.page.expect_response(lambda answer: "/admin/messages?" in answer.url):
-            await admin.page.select_option("#status", status)
-        await admin.page.wait_for_url(re.compile(f"status={status}"))
-        await admin.page.wait_for_function(
-            "count => document.querySelectorAll('#list tbody tr').length === count", arg=count
+    async with profiles("manager@example.com") as manager:
+        await manager.go("/messages")
+        for status, count in (("failed", LOST), ("delivered", 50), ("queued", 0), ("all", 50)):
+            async with manager.page.expect_response(lambda answer: "/messages?" in answer.url):
+                await manager.page.select_option("#status", status)
+            await manager.page.wait_for_url(re.compile(f"status={status}"))
+            await manager.page.wait_for_function(
+                "count => document.querySelectorAll('#list tbody tr').length === count", arg=count
+            )
+            states = set(await manager.page.locator("#list .state").all_inner_texts())
+            assert status == "all" or states <= {status}
+        await manager.page.fill("#search", OTHER_NUMBER)
+        await manager.page.click(".filters button")
+        await manager.page.wait_for_function("() => document.querySelectorAll('#list tbody tr').length === 1")
+        (row,) = manager.system.query(
+            "SELECT MIN(message_id) AS message_id FROM messages WHERE client_id='demo' "
+            "GROUP BY sender_number_hashed HAVING COUNT(*)=1"
         )
-        states = set(await admin.page.locator("#list .state").all_inner_texts())
-        assert status == "all" or states <= {status}
-    await admin.page.fill("#search", OTHER_NUMBER)
-    await admin.page.click(".filters button")
-    await admin.page.wait_for_function("() => document.querySelectorAll('#list tbody tr').length === 1")
-    assert messages["demo"][-1] in await admin.page.inner_html("#list")
-    await admin.page.go_back()
-    await admin.go("/admin/messages?from_date=2026-01-01&to_date=2026-01-02")
-    assert "No message matches." in await admin.text()
-    await admin.go("/admin/messages?client_id=acme")
-    assert len(await admin.rows()) == 2
-
-
-@pytest.mark.parametrize(
-    ("query", "said"),
-    [
-        ("search=hello", "Sender number must be"),
-        ("from_date=yesterday", "From must be"),
-        ("status=lost", "status must be"),
-        ("page=0", "page must be"),
-        ("cursor=x", "cursor must be"),
-        ("client_id=%3Cscript%3E", "Client must"),
-        ("surprise=1", "surprise is unknown here"),
-        ("status=failed&status=failed", "status must be given once"),
-    ],
-)
-async def test_a_wrong_filter_is_said(reader, query, said):
-    """On the page, with the field's name and what it takes; the form stays."""
-    answer = await reader.go(f"/messages?{query}")
-    assert answer.status == 400
-    assert said in await reader.page.inner_text("#list")
-    assert await reader.page.locator("#status").count() == 1
+        assert row["message_id"] in await manager.page.inner_html("#list")
+        await manager.page.go_back()
+        await manager.go("/messages?from_date=2026-01-01&to_date=2026-01-02")
+        assert "No message matches." in await manager.text()
+        await manager.go("/messages?client_id=lost")
+        assert len(await manager.rows()) == LOST
 
 
 @pytest.mark.case("TC-PT-007")
@@ -126,7 +82,7 @@ async def test_pages_of_a_long_list(reader, messages):
             break
         if len(seen) == 50:
             late = await register(reader.system, "demo")
-            await settled(reader.system, "demo", 121, "delivered")
+            await settled(reader.system, "demo", len(messages["demo"]) + 1, "delivered")
         await reader.press("a[rel=next]")
     assert len(seen) == len(set(seen))
     assert set(seen) == set(messages["demo"])
@@ -150,15 +106,15 @@ async def test_an_admin_sees_everybodys_messages(admin, messages):
     """Of all clients in one list, and each by itself, the number masked and the body not shown."""
     await admin.go("/admin/messages")
     clients = {row.split("\t")[2] for row in await admin.rows()}
-    assert clients == {"demo", "acme"}
-    for message_id in (messages["demo"][0], messages["acme"][0]):
+    assert clients >= {"demo", "lost", "acme"}
+    for message_id in (messages["demo"][0], messages["lost"][0]):
         assert (await admin.go(f"/messages/{message_id}")).status == 200
         assert "[encrypted]" in await admin.text()
 
 
 async def test_a_message_tells_its_story(admin, messages):
     """Each step with who, when, code and latency: submitted, two attempts, the retry between, the outcome."""
-    await admin.go(f"/messages/{messages['acme'][0]}")
+    await admin.go(f"/messages/{messages['lost'][0]}")
     steps = await admin.page.locator(".timeline li").all_inner_texts()
     titles = [step.splitlines()[0] for step in steps]
     wanted = ["Submitted", "Attempt 1: failed", "Retry scheduled", "Due again", "Attempt 2: failed", "Failed"]
@@ -172,20 +128,24 @@ async def test_a_message_tells_its_story(admin, messages):
     assert "certificate" in await admin.page.inner_text(".timeline li:first-child")
 
 
-async def test_an_open_message_is_followed_by_its_page(browser, system):
+async def test_an_open_message_is_followed_by_its_page(profiles, system):
     """The next retry counts down, and the outcome shows without a click."""
-    async with browsing.person(system, browser) as other:
-        await other.signed_in("other@example.com")
-        message_id = await register(system, "acme")
+    async with profiles("other@example.com") as other:
+        counted = False
+        while not counted:
+            message_id = await register(system, "acme")
 
-        def shown() -> bool:
-            return bool(system.query("SELECT 1 FROM messages WHERE message_id=%s", message_id))
+            def shown(message_id: str = message_id) -> bool:
+                return bool(system.query("SELECT 1 FROM messages WHERE message_id=%s", message_id))
 
-        await eventually(shown, within=20)
-        await other.go(f"/messages/{message_id}")
-        await other.page.wait_for_function(
-            "() => /^(in \\d+ s|now)$/.test(document.querySelector('#due')?.textContent ?? '')"
-        )
+            await eventually(shown, within=20)
+            await other.go(f"/messages/{message_id}")
+            # On a busy machine all may be over before the page is there.
+            found = await other.page.wait_for_function(
+                "() => document.querySelector('#status').innerText === 'failed' ? 'over' : "
+                "/^(in \\d+ s|now)$/.test(document.querySelector('#due')?.textContent ?? '') && 'counting'"
+            )
+            counted = await found.json_value() == "counting"
         await other.page.wait_for_function("() => document.querySelector('#status').innerText === 'failed'")
         assert await other.page.locator(".timeline li").count() == 6
         # Nothing is left to follow.
@@ -212,12 +172,13 @@ async def test_the_dashboard_counts_today(reader, messages):
     assert len(await reader.page.locator("main > .scroll tbody tr").all()) == 10
 
 
-async def test_without_clients_the_pages_say_what_to_do(anybody):
+async def test_without_clients_the_pages_say_what_to_do(profiles):
     """An empty list is no mystery."""
-    await anybody.signed_in("nobody@example.com")
-    assert "An admin can give you some." in await anybody.text()
-    await anybody.go("/messages")
-    assert "No message yet." in await anybody.text()
+    async with profiles("nobody@example.com") as nobody:
+        await nobody.go("/")
+        assert "An admin can give you some." in await nobody.text()
+        await nobody.go("/messages")
+        assert "No message yet." in await nobody.text()
 
 
 async def test_pages_work_without_scripts(browser, system, messages):

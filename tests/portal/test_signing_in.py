@@ -11,7 +11,7 @@ from broker import clock
 from broker.events.keyring import Keyring
 from broker.services.portal.tickets import Tickets
 from support import browsing
-from support.browsing import PASSWORD
+from support.browsing import PASSWORD, word
 from support.system import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -79,8 +79,8 @@ async def test_a_session_lasts_from_signing_in_to_signing_out(anybody):
 @pytest.mark.case("TC-PT-004")
 async def test_an_expired_session_leads_to_signing_in_and_back(anybody):
     """After `portal_session` without a request the login page says why, and leads on to where one was."""
-    await anybody.signed_in("reader@example.com")
     system = anybody.system
+    await anybody.carry(browsing.ticket(system, "reader@example.com"))
     ours = tickets(system)
     now = ours.read({"broker": (await cookie(anybody))["value"]})
     passed = round(system.settings.portal_session * 1000) + 1
@@ -100,7 +100,7 @@ async def test_an_expired_session_leads_to_signing_in_and_back(anybody):
 
 async def test_using_the_portal_keeps_a_session(anybody):
     """A request late in the session's time gives it all of its time again."""
-    await anybody.signed_in("reader@example.com")
+    await anybody.carry(browsing.ticket(anybody.system, "reader@example.com"))
     ours = tickets(anybody.system)
     now = ours.read({"broker": (await cookie(anybody))["value"]})
     late = msgspec.structs.replace(now, seen_ms=now.seen_ms - 1_500_000)
@@ -112,8 +112,9 @@ async def test_using_the_portal_keeps_a_session(anybody):
 
 
 @pytest.mark.case("TC-S-013")
-async def test_the_session_cookie_is_encrypted_and_out_of_scripts_reach(reader):
+async def test_the_session_cookie_is_encrypted_and_out_of_scripts_reach(anybody):
     """It is HttpOnly and SameSite, holds nothing readable, and one changed character makes it worthless."""
+    reader = await anybody.signed_in("reader@example.com")
     found = await cookie(reader)
     assert found["httpOnly"]
     assert found["sameSite"] == "Lax"
@@ -135,22 +136,25 @@ async def test_the_session_cookie_is_encrypted_and_out_of_scripts_reach(reader):
 
 @pytest.mark.case("TC-PT-014")
 @pytest.mark.parametrize("email", ["reader@example.com", "auditor@example.com"])
-async def test_pages_of_another_role_are_refused(anybody, email):
+async def test_pages_of_another_role_are_refused(profiles, email):
     """A page that says so, with the status 403 and the person's own navigation."""
-    await anybody.signed_in(email)
-    answer = await anybody.go("/admin/messages")
-    assert answer.status == 403
-    assert "Not for you" in await anybody.text()
-    assert email in await anybody.text()
+    async with profiles(email) as somebody:
+        answer = await somebody.go("/admin/messages")
+        assert answer.status == 403
+        assert "Not for you" in await somebody.text()
+        assert email in await somebody.text()
 
 
 async def test_guessing_is_held_up(browser, system):
     """After `login_attempts` wrong passwords the right one waits too, and the page says for how long."""
+    email = "guessed@example.com"
+    with browsing.visiting(system) as http:
+        given = {"email": email, "password": "wrong", "csrf": word(http.get("/login").text), "next": "/"}
+        for _ in range(system.settings.login_attempts):
+            assert http.post("/login", data=given).status_code == 401
     async with browsing.person(system, browser) as somebody:
         await somebody.go("/login")
-        for _ in range(system.settings.login_attempts):
-            await somebody.sign_in("nobody@example.com", "wrong")
-        await somebody.sign_in("nobody@example.com")
+        await somebody.sign_in(email)
         said = await somebody.page.inner_text("[role=alert]")
         assert re.fullmatch(r"Too many attempts\. Try again in [\d.]+ (s|min)\.", said)
 
@@ -173,8 +177,9 @@ async def test_logins_are_on_record(anybody):
 async def test_a_password_is_changed(browser, system):
     """The profile does it; the wrong current one is said beside its field; other sessions end."""
     async with browsing.person(system, browser) as one, browsing.person(system, browser) as two:
-        for each in (one, two):
-            await each.signed_in("other@example.com")
+        await one.carry(browsing.ticket(system, "changing@example.com"))
+        await two.carry(browsing.ticket(system, "changing@example.com"))
+        assert (await two.go("/messages")).status == 200
         await one.go("/profile")
         for current, new in (("wrong one", "another good one"), (PASSWORD, "short")):
             await one.page.evaluate("document.querySelector('main form').noValidate = true")
@@ -189,9 +194,3 @@ async def test_a_password_is_changed(browser, system):
         assert (await one.go("/messages")).status == 200
         await two.go("/messages")
         assert two.path.startswith("/login")
-        # As it was, for other tests.
-        await one.go("/profile")
-        await one.page.fill("#current_password", "another good one")
-        await one.page.fill("#new_password", PASSWORD)
-        await one.press("main button[type=submit]")
-        assert "Your password was changed." in await one.text()

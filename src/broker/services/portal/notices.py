@@ -15,6 +15,9 @@ TEXTS: Final = {
     "user-clients": "The clients were changed.",
     "user-password": "The password was reset. Every session of theirs has ended.",
     "user-disable": "The account is disabled. Every session of theirs has ended.",
+    "client-registered": "The client is registered. It sends once it has a certificate.",
+    "client-routed": "The route was changed. It holds from the next attempt on.",
     "certificate-revoked": "The certificate is revoked. Nobody is let in with it any more.",
+    "rebuild-cancelled": "Cancelled. What runs ends at its next step, and the present tables serve on.",
     "resent": "It is on its way again.",
 }

@@ -30,6 +30,7 @@ NAVIGATION: Final = {
         ("/admin/messages", "Messages"),
         ("/admin/parked", "Parked"),
         ("/admin/users", "Users"),
+        ("/admin/clients", "Clients"),
         ("/admin/certificates", "Certificates"),
         ("/admin/projections", "Projections"),
         ("/admin/streams", "Streams"),

@@ -20,6 +20,7 @@ _FIELDS: Final = ("email", "password", "next")
 _WHY: Final = {
     "expired": "You were signed out because nothing happened for a while.",
     "ended": "Your session has ended.",
+    "old": "That page was too old. Please sign in again.",
     "out": "You are signed out.",
 }
 _REFUSED: Final = "E-mail address or password is wrong."
@@ -58,7 +59,10 @@ class Signing:
         except Problem as error:
             if error.code != "forbidden":
                 raise
-            return self._page(request, "/", 403, wrong="This page was too old. Please sign in again.")
+            if ticket is None or ticket.session_id:
+                # Perhaps sent from another site, without the cookie: a new one would sign somebody out.
+                return pages.see(f"{faults.LOGIN}?why=old")
+            return self._page(request, "/", 403, wrong=_WHY["old"])
         target = faults.local(form.text("next"))
         email = form.text("email")
         try:

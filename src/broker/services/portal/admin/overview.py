@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Final
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
 
-from broker import clock, lifecycle
+from broker import clock
 from broker.domain import certificates
-from broker.errors import BrokerError
 from broker.events import backlog, standing
 from broker.events.backlog import Backlog
 from broker.events.standing import Memory
@@ -21,12 +19,10 @@ from broker.projections import condition, mending, overview
 from broker.projections.condition import Projection
 from broker.projections.statistics import HOUR_MS
 from broker.services.portal import pages
+from broker.services.portal.live import Live, Shown
 from broker.services.portal.parts import Parts
-from broker.services.portal.visitors import SignInNeeded, Visitor
-from broker.web.problems import Problem
 
 EVERY_SECONDS: Final = 2.0
-MAX_WATCHING: Final = 100
 _STALE_SECONDS: Final = 30.0
 _DAY_MS: Final = 24 * HOUR_MS
 
@@ -134,7 +130,7 @@ class Overview:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._sampler = Sampler(parts)
-        self._watching = 0
+        self._live = Live(parts, "admin", seconds=EVERY_SECONDS)
 
     def routes(self) -> list[Route]:
         """Both."""
@@ -150,41 +146,7 @@ class Overview:
 
     async def live(self, request: Request) -> Response:
         """The figures every two seconds, as server-sent events, for as long as the session holds."""
-        try:
-            visitor = await self._parts.gate(request, "admin")
-        except SignInNeeded:
-            # A stream cannot lead anywhere: its last word is a link.
-            return _stream(_farewell())
-        if self._watching >= MAX_WATCHING:
-            raise Problem("overloaded", "Too many people watch the overview at once.")
-        return _stream(self._events(visitor))
+        return await self._live(request, "/admin", lambda _: self._figures)
 
-    async def _events(self, visitor: Visitor) -> AsyncIterator[str]:
-        self._watching += 1
-        try:
-            while not self._parts.stopping.is_set():
-                try:
-                    if not await self._parts.gate.holds(visitor):
-                        # The browser comes again by itself, perhaps with a newer ticket from another page.
-                        return
-                    text = pages.fragment("figures.html", now=await self._sampler(), away="")
-                except BrokerError as error:
-                    text = pages.fragment("figures.html", now=None, away=error.message)
-                yield _event(text)
-                await lifecycle.wait_for(self._parts.stopping, EVERY_SECONDS)
-        finally:
-            self._watching -= 1
-
-
-async def _farewell() -> AsyncIterator[str]:
-    yield _event(pages.fragment("signed_out.html", next="/admin"))
-    yield "event: ended\ndata: -\n\n"
-
-
-def _event(text: str) -> str:
-    return "".join(f"data: {line}\n" for line in text.splitlines()) + "\n"
-
-
-def _stream(events: AsyncIterator[str]) -> Response:
-    headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-    return StreamingResponse(events, headers=headers, media_type="text/event-stream")
+    async def _figures(self) -> Shown:
+        return Shown(pages.fragment("figures.html", now=await self._sampler()))

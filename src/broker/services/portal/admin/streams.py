@@ -1,0 +1,28 @@
+"""The streams of the log, and who reads them."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from broker.events import inspection
+from broker.services.portal import pages
+from broker.services.portal.parts import Parts
+
+
+class Streams:
+    """The endpoint."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def routes(self) -> list[Route]:
+        """The one."""
+        return [Route("/admin/streams", self.read, methods=["GET"])]
+
+    async def read(self, request: Request) -> Response:
+        """Lengths, memory, groups and what is open; nothing is scanned."""
+        await self._parts.gate(request, "admin")
+        found = await inspection.streams(self._parts.redis, self._parts.keys, count_parked=False)
+        return pages.render(request, "streams.html", streams=found)
