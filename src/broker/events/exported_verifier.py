@@ -23,16 +23,16 @@ import hashlib
 import io
 import itertools
 import json
-import multiprocessing
+import marshal
 import os
 import signal
 import struct
+import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timezone
 from functools import lru_cache
-from multiprocessing.connection import Connection
 from typing import IO, Any, NamedTuple
 
 msgspec: Any = None
@@ -54,6 +54,8 @@ PART = 1 << 22
 LARGE = 1 << 25
 """Bytes from which on a file is looked at by several."""
 MOST_PROCESSES = 32
+HELPER = "--helper"
+"""What this script is started with by itself."""
 MOST_HIDDEN = 1 << 26
 MANGLED = (
     AttributeError,
@@ -456,6 +458,15 @@ class Digests:
                 known.append(End(number, entry(state["last"]), state["events"], state["head"]))
                 self.places.add(known[-1].at)
 
+    @classmethod
+    def checked(cls, every: list[Line]) -> Digests:
+        """Of digests that were checked before."""
+        found = cls([], [])
+        found.every = every
+        for number, digest in enumerate(every, 1):
+            found._end(number, digest)
+        return found
+
     @staticmethod
     def _checked(given: tuple[int, str, str], keys: list[bytes], previous: str, before: Line | None) -> Line:
         number, body, signature = given
@@ -609,6 +620,10 @@ class Stream:
         self.next_end = 0
         """Place of the next digest among those that end in the stream."""
 
+    def mark(self) -> Mark:
+        """How far it is."""
+        return self.at, self.head, self.before, self.last_id, self.events
+
 
 class Verifier:
     """Takes the lines of an export one after another, then `finish`. Raises Bad at the first that is wrong.
@@ -675,8 +690,8 @@ class Verifier:
                 return False
             events = state.events
             for mark in marks:
-                state.at, state.head, state.raw = mark.at, mark.head, mark.raw
-                state.before, state.last_id, state.events = mark.before, mark.last_id, events + mark.events
+                state.at, state.head, state.before, state.last_id, more = mark
+                state.raw, state.events = bytes.fromhex(state.head), events + more
                 try:
                     if not part.filtered:
                         self._held(stream, state)
@@ -1033,13 +1048,17 @@ def opened(path: str) -> JsonFile | CsvFile | ParquetFile:
 # -- All cores ----------------------------------------------------------------------------------------------
 
 
+Mark = tuple[tuple[int, int], str, str, str, int]
+"""How far a stream is at a place: its last event, hash, hash before and id, and how many there are."""
+
+
 class Part(NamedTuple):
-    """What was found of a part of a file that is right by itself: each stream's first event, and `marks`."""
+    """What was found of a part of a file that is right by itself; of a stream its first event, and marks."""
 
     filtered: bool | None
     events: int
     uncompared: int
-    streams: dict[str, tuple[tuple[int, int], str, list[Stream]]]
+    streams: dict[str, tuple[tuple[int, int], str, list[Mark]]]
 
 
 class Parted(Verifier):
@@ -1047,7 +1066,7 @@ class Parted(Verifier):
 
     def __init__(self, digests: Digests, filtered: bool | None) -> None:
         super().__init__(digests, filtered=filtered)
-        self._marks: dict[str, tuple[tuple[int, int], str, list[Stream]]] = {}
+        self._marks: dict[str, tuple[tuple[int, int], str, list[Mark]]] = {}
 
     def _begun(self, line: Line) -> Stream:
         state = Stream()
@@ -1061,7 +1080,7 @@ class Parted(Verifier):
         marks, ends = self._marks[stream][2], self.digests.ends.get(stream)
         late = not ends or state.at > ends[-1].at
         if state.at in self.digests.places or (late and not state.unsigned):
-            marks.append(copy.copy(state))
+            marks.append(state.mark())
         if late:
             state.unsigned = "so"
 
@@ -1069,30 +1088,63 @@ class Parted(Verifier):
         """What was found."""
         for stream, state in self.streams.items():
             marks = self._marks[stream][2]
-            if not marks or marks[-1].at != state.at:
-                marks.append(state)
+            if not marks or marks[-1][0] != state.at:
+                marks.append(state.mark())
         return Part(self.filtered, self.events, self.uncompared, self._marks)
 
 
-def _work(pipe: Connection, file: JsonFile | ParquetFile, digests: Digests, filtered: bool | None) -> None:
-    """Look at the parts that are asked for, one after another; None for one that is not right."""
+class Helper:
+    """A process that looks at parts of a file: this script once more. Raises OSError, EOFError."""
+
+    def __init__(self, path: str, digests: Digests, filtered: bool | None) -> None:
+        # Isolated: else what lies beside this file would take the place of Python's own modules.
+        command = [sys.executable, "-I", *(["-S"] if sys.flags.no_site else []), __file__, HELPER]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._send((path, digests.every, filtered))
+
+    def ask(self, start: int, end: int) -> None:
+        """For the part between two places."""
+        self._send((start, end))
+
+    def answer(self) -> Part | None:
+        """The next one; None for a part that is not right."""
+        found = marshal.load(self._process.stdout)  # type: ignore[arg-type]  # noqa: S302 - our own process
+        return None if found is None else Part(*found)
+
+    def end(self) -> None:
+        """Whatever it does."""
+        self._process.kill()
+        self._process.communicate()
+
+    def _send(self, message: Any) -> None:
+        pipe: Any = self._process.stdin
+        pipe.write(marshal.dumps(message))
+        pipe.flush()
+
+
+def _help() -> int:
+    """What a helper does: parts that are asked for on stdin, one after another, until nobody asks."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # What is read has no cycles.
     gc.disable()
-    try:
-        while True:
-            start, end = pipe.recv()
-            verifier = Parted(digests, filtered)
-            try:
-                for line in file.lines(start, end):
-                    verifier.take(line)
-            except Bad:
-                pipe.send(None)
-            else:
-                pipe.send(verifier.part())
-    except (EOFError, OSError):
-        # Nobody asks any more.
-        return
+    asked, answers = sys.stdin.buffer, sys.stdout.buffer
+    path, every, filtered = marshal.load(asked)  # noqa: S302 - of the process that started this one
+    file, digests = opened(path), Digests.checked(every)
+    while True:
+        try:
+            start, end = marshal.load(asked)  # noqa: S302
+        except EOFError:
+            return 0
+        verifier = Parted(digests, filtered)
+        found: tuple[Any, ...] | None
+        try:
+            for line in file.lines(start, end):
+                verifier.take(line)
+            found = tuple(verifier.part())
+        except Bad:
+            found = None
+        answers.write(marshal.dumps(found))
+        answers.flush()
 
 
 def _spread(
@@ -1102,39 +1154,34 @@ def _spread(
     progress: Callable[[int], None],
 ) -> int:
     """Have a file looked at by several processes; the place up to which it is right, its end or before."""
-    context = multiprocessing.get_context("spawn")
-    pipes: list[Connection] = []
-    waiting: deque[tuple[Connection, int]] = deque()
+    helpers: list[Helper] = []
+    waiting: deque[tuple[Helper, int]] = deque()
     parts, done = file.parts(), file.begin
 
-    def ask(pipe: Connection) -> None:
+    def ask(helper: Helper) -> None:
         for start, end in itertools.islice(parts, 1):
-            pipe.send((start, end))
-            waiting.append((pipe, end))
+            helper.ask(start, end)
+            waiting.append((helper, end))
 
     try:
-        for _ in range(processes):
-            pipe, theirs = context.Pipe()
-            pipes.append(pipe)
-            given = (theirs, file, verifier.digests, verifier.filtered)
-            context.Process(target=_work, args=given, daemon=True).start()
-            theirs.close()
-        for pipe in pipes * 2:
-            ask(pipe)
+        while len(helpers) < processes:
+            helpers.append(Helper(file.path, verifier.digests, verifier.filtered))
+        for helper in helpers * 2:
+            ask(helper)
         while waiting:
-            pipe, end = waiting.popleft()
-            found = pipe.recv()
+            helper, end = waiting.popleft()
+            found = helper.answer()
             if found is None or not verifier.join(found):
                 break
             done = end
-            ask(pipe)
+            ask(helper)
             progress(verifier.events)
-    except (EOFError, OSError):
+    except (EOFError, OSError, ValueError, TypeError):
         # A process that cannot be had, or died, is done without.
         pass
     finally:
-        for pipe in pipes:
-            pipe.close()
+        for helper in helpers:
+            helper.end()
     return done
 
 
@@ -1173,6 +1220,8 @@ def verify(
 
 def main(arguments: list[str] | None = None) -> int:
     """The script; its exit code."""
+    if (sys.argv[1:] if arguments is None else arguments) == [HELPER]:
+        return _help()
     parser = argparse.ArgumentParser(description="Verify an export of the broker's history, offline.")
     parser.add_argument("file", help="the export: JSON lines, CSV or Parquet")
     parser.add_argument("--digests", metavar="FILE", help="the signed digests, JSON lines")
