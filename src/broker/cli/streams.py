@@ -1,4 +1,4 @@
-"""`streams`: the log's state."""
+"""`streams`: the log's state, and its repair."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from broker.cli import repairing
 from broker.cli.common import json_option, print_json, with_settings
 from broker.settings import Settings
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 @click.group()
 def streams() -> None:
     """The log: what lies in Redis."""
+
+
+streams.add_command(repairing.repair)
 
 
 @streams.command()
@@ -31,7 +35,7 @@ def info(settings: Settings, *, as_json: bool) -> None:
     group `projections` follows the checkpoints of the database (`broker projection lag`), the group `archive`
     what was gathered for segments; up to `archived` they are sealed (`broker archive status`). A stream of
     another incarnation than the log's, or with a reason for its refusal, takes and gives nothing until
-    Redis' data is restored.
+    `broker streams repair` has brought back what Redis lost.
     """
     found = asyncio.run(_info(settings))
     if as_json:

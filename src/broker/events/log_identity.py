@@ -7,14 +7,17 @@ one than the file's is a later life of the same log, a lower one an older copy.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
 
-from broker.errors import LogRefused, SettingsError
+from broker import lifecycle
+from broker.errors import LogRefused, LogUnavailable, SettingsError
 from broker.events import private_files
 from broker.events.connection import Redis, call, text
 from broker.events.keys import LogKeys
@@ -26,6 +29,9 @@ RESTORE: Final = (
     "a new log instead, set up a new data directory (with a new database, where mysql_url names one of your "
     "own)."
 )
+
+LOOK_SECONDS: Final = 1.0
+"""How soon a process notices that the log was repaired."""
 
 _create = Script("identity_create")
 _join = Script("identity_join")
@@ -102,6 +108,19 @@ async def load(redis: Redis, settings: Settings) -> LogIdentity:
     _compare(identity, remembered)
     remember(settings, identity)
     return identity
+
+
+async def succeeded(redis: Redis, settings: Settings, known: LogIdentity, stop: asyncio.Event) -> bool:
+    """Wait until the log that a process knows has begun a later life; False when told to stop first."""
+    while not await lifecycle.sleep_or_stop(LOOK_SECONDS, stop):
+        with suppress(LogUnavailable):
+            now = await stored(redis, settings)
+            if now is None or now.log_id != known.log_id or now == known:
+                continue
+            pairs = ((now.incarnations.get(name, ""), one) for name, one in known.incarnations.items())
+            if all(generation(later) > generation(former) for later, former in pairs):
+                return True
+    return False
 
 
 async def exists(redis: Redis, settings: Settings) -> bool:
