@@ -130,7 +130,8 @@ async def _main(role: str, settings: Settings) -> None:
         log.info("role_started", log_id=identity.log_id)
         _traced(role, settings)
         lifecycle.calm_collector()
-        await ROLES[role](Parts(settings, redis, keys, identity, keyring), stop)
+        async with lifecycle.running(_succeeded(redis, settings, identity, stop), on_failure=stop.set):
+            await ROLES[role](Parts(settings, redis, keys, identity, keyring), stop)
         log.info("role_stopped")
     finally:
         if tracing.active is not None:
@@ -144,6 +145,13 @@ def _traced(role: str, settings: Settings) -> None:
         from broker.web import metrics
 
         tracing.start(role, settings.otlp_url, settings.trace_ratio, metrics.spans)
+
+
+async def _succeeded(redis: Redis, settings: Settings, identity: LogIdentity, stop: asyncio.Event) -> None:
+    """End the process, in order, once its log was repaired: started again, it begins with what is now."""
+    if await log_identity.succeeded(redis, settings, identity, stop):
+        log.warning("log_repaired", log_id=identity.log_id)
+        stop.set()
 
 
 async def _identity(redis: Redis, settings: Settings, stop: asyncio.Event) -> LogIdentity | None:
