@@ -43,6 +43,7 @@ class Parts(msgspec.Struct, frozen=True):
     keys: LogKeys
     identity: LogIdentity
     keyring: Keyring
+    role: str = ""
 
     def trust(self) -> Trust:
         """A follower with a connection of its own: no other traffic may delay a revocation."""
@@ -57,9 +58,10 @@ class Parts(msgspec.Struct, frozen=True):
         )
 
     def key_holder(self) -> KeyHolder:
-        """What says which master keys this process has loaded."""
+        """What says that this process is there, and which master keys it has loaded."""
         control = self.keys.control
-        return KeyHolder(self.redis, control, self.identity.incarnations[control.stream], self.keyring)
+        incarnation = self.identity.incarnations[control.stream]
+        return KeyHolder(self.redis, control, incarnation, self.keyring, role=self.role)
 
     def appender(self, *, waitaof: bool = False) -> Appender:
         """Group commit with the settings' idempotency and durability."""
@@ -131,7 +133,7 @@ async def _main(role: str, settings: Settings) -> None:
         _traced(role, settings)
         lifecycle.calm_collector()
         async with lifecycle.running(_succeeded(redis, settings, identity, stop), on_failure=stop.set):
-            await ROLES[role](Parts(settings, redis, keys, identity, keyring), stop)
+            await ROLES[role](Parts(settings, redis, keys, identity, keyring, role), stop)
         log.info("role_stopped")
     finally:
         if tracing.active is not None:

@@ -215,3 +215,16 @@ def test_polling_is_finer_than_what_is_waited_for():
     """A rotation looks more often than processes say what they have."""
     assert key_rotation.POLL_SECONDS < key_holders.LOOK_SECONDS < key_holders.SAY_SECONDS
     assert key_holders.SAY_SECONDS * 1000 < key_holders.COUNTS_MS
+
+
+async def test_processes_say_their_role(slot):
+    """How many of each role are there is known from what they say; one of an older version says none."""
+    made = [
+        KeyHolder(slot.redis, slot.keys.control, slot.incarnation, slot.keyring, role=role)
+        for role in ("gateway", "gateway", "server", "")
+    ]
+    for each in made:
+        assert await each._told(60_000, "m-1")
+    said = await key_holders.holders(slot.redis, slot.keys.control)
+    assert set(said) == {each.name for each in made}
+    assert key_holders.roles(said) == {"gateway": 2, "server": 1}

@@ -198,7 +198,8 @@ async def test_the_overview_is_live(admin):
     first = await admin.page.inner_text("#figures")
     for name in ("Accepted a second", "Overdue retries", "Workers alive", "Redis memory", "messages"):
         assert name in first
-    assert re.search(r"Workers alive\s+1", first)
+    for name in ("Gateways alive", "Workers alive", "Servers alive", "Projectors at work"):
+        assert re.search(rf"{name}\s+1\b", first), first
     await admin.page.evaluate("document.querySelector('#open').dataset.old = 'yes'")
     await admin.page.wait_for_function("() => !document.querySelector('#open').dataset.old")
     await register(admin.system, "notes")
@@ -231,6 +232,9 @@ async def test_read_models_and_streams_are_shown(admin):
     said = await admin.text()
     assert "control" in said
     assert "delivery" in said
+    workers = [row.split("\t") for row in await admin.page.locator("#consumers tbody tr").all_inner_texts()]
+    assert {stream for stream, group, *_ in workers if group == "delivery"} == {"0", "1", "2", "3"}
+    assert all(pending.isdigit() and re.search(r" (ms|s)$", idle) for *_, pending, idle in workers)
 
 
 async def parked(system) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -50,6 +51,16 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     """Open messages whose ciphertext no longer lies in the stream."""
 
 
+class Consumer(msgspec.Struct, frozen=True):
+    """A consumer of a group; `idle_ms` since it last asked for or claimed anything."""
+
+    stream: str
+    group: str
+    name: str
+    pending: int
+    idle_ms: int
+
+
 async def partitions(redis: Redis, log_name: str) -> int:
     """How many partitions the log was created with. Raises LogRefused when Redis holds none."""
     stored = await _meta(redis, log_name, "partitions")
@@ -73,6 +84,25 @@ async def _meta(redis: Redis, log_name: str, field: str) -> str:
 async def streams(redis: Redis, keys: LogKeys, *, count_parked: bool = True) -> list[Stream]:
     """Every stream's state now. Raises LogUnavailable. Counting parked messages looks at every open one."""
     return [await _stream(redis, stream, count_parked=count_parked) for stream in keys.streams]
+
+
+async def consumers(redis: Redis, streams: Sequence[Stream], keys: LogKeys) -> list[Consumer]:
+    """The consumers of every group of `streams`, those with most in hand first. Raises LogUnavailable."""
+    events = {each.stream: each.events for each in keys.streams}
+    groups = [(each.stream, group.name) for each in streams for group in each.groups if group.consumers]
+    # Slots of their own, so no transaction; a group may be gone by now.
+    pipe = redis.pipeline(transaction=False)
+    for stream, group in groups:
+        pipe.execute_command("XINFO", "CONSUMERS", events[stream], group)
+    replies = await call(pipe.execute(raise_on_error=False)) if groups else []
+    found = []
+    for (stream, group), reply in zip(groups, replies, strict=True):
+        if isinstance(reply, Exception) and str(reply).startswith("NOGROUP"):
+            continue
+        for one in () if _missing(reply) else map(_map, reply):
+            pending, idle = int(one["pending"]), int(one["idle"])
+            found.append(Consumer(stream, group, text(one["name"]), pending, idle))
+    return sorted(found, key=lambda each: (-each.pending, each.idle_ms))
 
 
 async def _stream(redis: Redis, keys: StreamKeys, *, count_parked: bool) -> Stream:

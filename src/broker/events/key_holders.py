@@ -6,6 +6,8 @@ import asyncio
 import os
 import secrets
 import socket
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any, Final
 
 from broker import clock, lifecycle
@@ -24,11 +26,14 @@ _say = Script("key_holder", allow_oom=True)
 
 
 class KeyHolder:
-    """One process. `run` beside whatever keeps `keyring` up to date (`Trust.run`)."""
+    """One process, of this role. `run` beside whatever keeps `keyring` up to date (`Trust.run`)."""
 
-    def __init__(self, redis: Redis, keys: ControlKeys, incarnation: str, keyring: Keyring) -> None:
+    def __init__(
+        self, redis: Redis, keys: ControlKeys, incarnation: str, keyring: Keyring, *, role: str = ""
+    ) -> None:
         # Containers may share a name, and each has a process number 1.
-        self.name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(2)}"
+        name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(2)}"
+        self.name = f"{role}@{name}" if role else name
         self._redis = redis
         self._keys = keys
         self._incarnation = incarnation
@@ -76,3 +81,8 @@ async def holders(redis: Redis, keys: ControlKeys) -> dict[str, set[str]]:
         if int(until) >= now:
             found[text(name)] = set(held.split(","))
     return found
+
+
+def roles(names: Iterable[str]) -> Counter[str]:
+    """How many of these processes there are of each role, of those that say theirs."""
+    return Counter(name.partition("@")[0] for name in names if "@" in name)

@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from broker import clock
 from broker.domain import certificates
-from broker.events import backlog, standing
+from broker.events import backlog, key_holders, standing
 from broker.events.backlog import Backlog
 from broker.events.standing import Memory
 from broker.projections import condition, mending, overview
@@ -41,7 +41,8 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     rates: Rates | None
     backlog: Backlog
     parked: int
-    workers: int
+    alive: dict[str, int]
+    """Processes by role; who was killed counts for half a minute more, a projector while it has a stream."""
     memory: Memory
     expiring: int
     delivery: overview.Delivery
@@ -76,9 +77,9 @@ class Sampler:
 
     async def _look(self) -> Sample:
         parts, store = self._parts, self._parts.queries.store
-        open_now, workers, memory = await asyncio.gather(
+        open_now, alive, memory = await asyncio.gather(
             backlog.measure(parts.redis, parts.keys, parts.identity),
-            standing.workers(parts.redis, parts.keys),
+            self._alive(),
             standing.memory(parts.redis),
         )
         found, reasons, figures, rates = await asyncio.gather(
@@ -91,12 +92,22 @@ class Sampler:
             rates=rates,
             backlog=open_now,
             parked=sum(reason.count for reason in reasons),
-            workers=workers,
+            alive=alive,
             memory=memory,
             expiring=self._expiring(),
             delivery=figures.delivery,
             projections=found,
         )
+
+    async def _alive(self) -> dict[str, int]:
+        redis, keys = self._parts.redis, self._parts.keys
+        said, workers, streams = await asyncio.gather(
+            key_holders.holders(redis, keys.control),
+            standing.workers(redis, keys),
+            standing.look(redis, keys),
+        )
+        owners = {each.owner for each in streams.values() if each.owner is not None}
+        return dict(key_holders.roles(said)) | {"worker": workers, "projector": len(owners)}
 
     async def _rates(self) -> Rates | None:
         """From the totals of the statistics, counted from one hour on so that two samples compare."""
