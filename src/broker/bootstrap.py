@@ -29,6 +29,7 @@ log = telemetry.get_logger(__name__)
 
 prepare = preparation.prepare
 check_redis = preparation.check_redis
+check_restored = preparation.check_restored
 opened = preparation.opened
 
 EXIT_FAILED: Final = 1

@@ -110,8 +110,20 @@ async def check_redis(settings: Settings) -> None:
         await redis.aclose()
 
 
+def check_restored(settings: Settings) -> None:
+    """Raises SetupError where a restore was not finished: a new log must not be begun beside it."""
+    from broker.events.backup import restoring
+
+    if restoring.interrupted(settings):
+        raise SetupError(
+            f"A restore into {settings.data_dir} was interrupted: run `broker backup restore` again; or, to "
+            f"begin a new log there, remove {settings.data_dir / restoring.FOLDER}."
+        )
+
+
 async def prepare(settings: Settings) -> list[str]:
     """Make what is missing; a line for people for each thing that was made."""
+    check_restored(settings)
     async with opened(settings, create=True) as tools:
         ca, lines = _authority(settings)
         for role in SERVICES:

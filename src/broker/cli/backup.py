@@ -1,32 +1,31 @@
-"""`backup`: everything there is, in a directory that grows by what is new; and whether it is whole."""
+"""`backup`: everything there is, in a directory that grows by what is new; verified; brought back."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from broker.cli import restoring
+from broker.cli.backup_common import (
+    given_passphrase,
+    known_passphrase,
+    passphrase_option,
+    progress,
+    size,
+    target_argument,
+    trusted,
+    verified,
+)
 from broker.cli.common import UserPath, json_option, print_json, with_settings
-from broker.settings import Settings, variable
+from broker.settings import Settings
 
 if TYPE_CHECKING:
     from broker.events.backup.creating import Made
     from broker.events.backup.verifying import Checked, Report
-
-PASSPHRASE: Final = variable("backup_passphrase")
-
-passphrase_option = click.option(
-    "--passphrase-file",
-    type=UserPath(exists=True, dir_okay=False),
-    help=f"What seals the keys, in a file. Default: {PASSPHRASE}, then the setting key_passphrase.",
-)
-target_argument = click.argument("target", type=UserPath(file_okay=False))
 
 
 @click.group()
@@ -36,9 +35,13 @@ def backup() -> None:
     \b
       broker backup create /mnt/backup
       broker backup verify /mnt/backup
+      broker backup restore /mnt/backup --data DIR
 
-    Keys are sealed under a passphrase.
+    Keys are sealed under a passphrase. Tables are no part of it: a restore builds them from the history.
     """  # noqa: D301 - click's mark
+
+
+backup.add_command(restoring.restore)
 
 
 @backup.command()
@@ -99,7 +102,7 @@ def verify(
     Needs no log, no database. Who made the backups is proved by the public key or by the passphrase; with the
     passphrase the keys are opened, too.
     """
-    passphrase = known_passphrase(settings, passphrase_file, ask=False)
+    passphrase = given_passphrase(settings, passphrase_file)
     report = verified(target, name, passphrase, trusted(settings, keys))
     if as_json:
         import msgspec
@@ -110,52 +113,12 @@ def verify(
     sys.exit(0 if report.ok else 1)
 
 
-def known_passphrase(
-    settings: Settings, file: Path | None, *, ask: bool = True, new: bool = False
-) -> str | None:
-    """The passphrase, asked for on a terminal; None where it may be missing. Raises UsageError."""
-    if file is not None:
-        found = file.read_text("utf-8").strip("\r\n")
-        if not found:
-            raise click.UsageError(f"{file} is empty.")
-        return found
-    if found := os.environ.get(PASSPHRASE) or settings.key_passphrase or "":
-        return found
-    if not ask:
-        return None
-    if not sys.stdin.isatty():
-        raise click.UsageError(f"Keys are sealed: give --passphrase-file, or set {PASSPHRASE}.")
-    return str(click.prompt("Passphrase of the backup", hide_input=True, confirmation_prompt=new))
-
-
-def trusted(settings: Settings, keys: tuple[Path, ...]) -> set[str] | None:
-    """Public keys in hex, those given or the installation's; None where there are none."""
-    from broker.events.backup import bundle
-
-    found = {key for path in keys for key in bundle.public_keys_in(path)}
-    if keys and not found:
-        raise click.UsageError(f"{keys[0]} holds no public key of digests.")
-    return found or bundle.public_keys(settings.certs_dir) or None
-
-
-def verified(target: Path, name: str | None, passphrase: str | None, keys: set[str] | None) -> Report:
-    """What a verification of the directory finds."""
-    from broker.events.backup.repository import Repository
-    from broker.events.backup.verifying import Verification
-
-    repository = Repository(target)
-    names = None if name is None else [repository.chosen(name)]
-    with progress("bytes") as (advance, _):
-        return Verification(repository, keys, passphrase, advance).run(names)
-
-
-async def _create(settings: Settings, target: Path, passphrase: str | None, **options: Any) -> Made:
+async def _create(settings: Settings, target: Path, passphrase: str, **options: Any) -> Made:
     from broker.cli import opening
     from broker.events.archive import storage
     from broker.events.backup.creating import Creation, Source
     from broker.events.digests_key import DigestKey
 
-    assert passphrase is not None  # noqa: S101  it was asked for
     async with opening.administration(settings) as tools:
         source = Source(
             tools.settings,
@@ -170,30 +133,6 @@ async def _create(settings: Settings, target: Path, passphrase: str | None, **op
                 source, target, passphrase, actor=opening.ACTOR, on_events=advance, on_total=total
             )
             return await creation.run(**options)
-
-
-@contextmanager
-def progress(what: str) -> Iterator[tuple[Callable[[int], None], Callable[[int], None]]]:
-    """A bar on stderr where that is a terminal: what advances it, and what tells the total."""
-    if not sys.stderr.isatty():
-        yield lambda _: None, lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn(what), BarColumn(), TextColumn("{task.completed:.0f}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield (lambda count: bar.advance(task, count)), (lambda total: bar.update(task, total=total))
-
-
-def size(count: float) -> str:
-    """Bytes for people."""
-    for unit in ("bytes", "KB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
 
 
 def _made(made: Made, target: Path) -> dict[str, Any]:

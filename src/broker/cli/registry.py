@@ -32,7 +32,7 @@ COMMANDS: dict[str, Entry] = {
     "client": Entry("admin", "client", "Producers and their routes."),
     "cert": Entry("cert", "cert", "Certificates: issue, renew, revoke, list."),
     "keys": Entry("keys", "keys", "Keys: list, rotate, remove."),
-    "backup": Entry("backup", "backup", "Backups: create, verify."),
+    "backup": Entry("backup", "backup", "Backups: create, verify, restore."),
     "gateway": Entry("roles", "gateway", "Run the gateway."),
     "server": Entry("roles", "server", "Run the server."),
     "portal": Entry("roles", "portal", "Run the portal."),

@@ -132,6 +132,9 @@ class Supervisor:
                     "or correct mysql_url (BROKER_MYSQL_URL)."
                 ) from error
 
+        from broker.bootstrap import check_restored
+
+        check_restored(self.settings)
     async def _start_servers(self) -> None:
         """The embedded servers for which no address is set."""
         servers: list[ServerUnit] = []

@@ -25,8 +25,7 @@ from broker.settings import Settings
 
 KEYRING: Final = "keys/keyring"
 CA_KEY: Final = "certs/ca.key"
-SETTINGS: Final = "broker.toml"
-_PUBLIC: Final = frozenset({".crt", ".pub"})
+_PUBLIC: Final = (".crt", ".pub")
 _PRIVATE_PEM: Final = b"PRIVATE KEY"
 
 
@@ -39,6 +38,8 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     log_id: str
     made_at: str
+    control: str
+    """The id of the control stream's last event that the clients' keys are certainly not older than."""
     signers: list[str]
     files: dict[str, bytes]
     client_keys: dict[str, bytes]
@@ -69,7 +70,7 @@ def _purpose(log_id: str) -> str:
 
 
 async def gathered(
-    redis: Redis, keys: ControlKeys, settings: Settings, *, log_id: str, made_at: str
+    redis: Redis, keys: ControlKeys, settings: Settings, *, log_id: str, made_at: str, control: str
 ) -> Bundle:
     """The keys of a log and of its installation, as they are now. Raises LogUnavailable, OSError."""
     # Read before the registry: of a client that is erased meanwhile no key is kept.
@@ -81,8 +82,9 @@ async def gathered(
     return Bundle(
         log_id=log_id,
         made_at=made_at,
+        control=control,
         signers=sorted(public_keys(settings.certs_dir)),
-        files={path: file.read_bytes() for path, file in private_files_of(settings)},
+        files={path: file.read_bytes() for path, file in files_of(settings)},
         client_keys={text(name): wrapped for name, wrapped in stored.items() if text(name) not in erased},
         erased=sorted(erased),
         revoked={
@@ -92,8 +94,8 @@ async def gathered(
     )
 
 
-def private_files_of(settings: Settings) -> Iterator[tuple[str, Path]]:
-    """Every file with a secret, by its path in a data directory."""
+def files_of(settings: Settings) -> Iterator[tuple[str, Path]]:
+    """Every file with a secret, and the certificates that belong to them, by path in a data directory."""
     yield KEYRING, settings.keyring_path
     for path, file in _files(settings.data_dir / "keys", "keys"):
         if path != KEYRING:
@@ -101,7 +103,7 @@ def private_files_of(settings: Settings) -> Iterator[tuple[str, Path]]:
     if settings.ca_key_path.exists():
         yield CA_KEY, settings.ca_key_path
     for path, file in _files(settings.certs_dir, "certs"):
-        if path != CA_KEY and not _public(file):
+        if path != CA_KEY:
             yield path, file
     password = settings.data_dir / "admin-password"
     if password.exists():
@@ -109,9 +111,9 @@ def private_files_of(settings: Settings) -> Iterator[tuple[str, Path]]:
 
 
 def public_files_of(settings: Settings) -> Iterator[tuple[str, Path]]:
-    """Certificates and public keys, by their path in a data directory."""
+    """Certificates and public keys, for people to find; a restore takes those that are with their keys."""
     for path, file in _files(settings.certs_dir, "certs"):
-        if _public(file):
+        if is_public(path, file.read_bytes()):
             yield path, file
 
 
@@ -138,5 +140,6 @@ def _files(root: Path, prefix: str) -> Iterator[tuple[str, Path]]:
             yield f"{prefix}/{file.relative_to(root).as_posix()}", file
 
 
-def _public(file: Path) -> bool:
-    return file.suffix in _PUBLIC and _PRIVATE_PEM not in file.read_bytes()
+def is_public(path: str, content: bytes) -> bool:
+    """Whether everybody may read a file."""
+    return path.endswith(_PUBLIC) and _PRIVATE_PEM not in content

@@ -155,7 +155,12 @@ class Creation:
         now = clock.iso(clock.now_ms())
         try:
             keys = await bundle.gathered(
-                source.redis, source.keys.control, source.settings, log_id=source.identity.log_id, made_at=now
+                source.redis,
+                source.keys.control,
+                source.settings,
+                log_id=source.identity.log_id,
+                made_at=now,
+                control=parts[source.keys.control.stream].position,
             )
             files = {path: file.read_bytes() for path, file in bundle.public_files_of(source.settings)}
         except OSError as error:
