@@ -73,5 +73,4 @@ def _show(done: Restored, data: Path | None) -> None:
             click.echo(f"{what}: {', '.join(names)}.")
     for difference in done.differences:
         click.echo(f"{click.style('different', fg='red')}: {difference}.")
-    where = f" --data {data}" if data is not None else ""
-    click.echo(f"Start it with `broker up{where}`.")
+    click.echo(f"Start it: broker up{'' if data is None else f' --data {data}'}")
