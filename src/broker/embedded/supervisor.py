@@ -132,11 +132,11 @@ class Supervisor:
                     "or correct mysql_url (BROKER_MYSQL_URL)."
                 ) from error
 
+    async def _start_servers(self) -> None:
+        """The embedded servers for which no address is set."""
         from broker.bootstrap import check_restored
 
         check_restored(self.settings)
-    async def _start_servers(self) -> None:
-        """The embedded servers for which no address is set."""
         servers: list[ServerUnit] = []
         if self.settings.mysql_url is None:
             from broker.embedded.install import ensure_mariadb
