@@ -13,9 +13,10 @@ import msgspec
 import pytest
 
 from broker.cli.readiness import document, evidence, gate, report
-from broker.cli.readiness.cases import CASES, FULL_LENGTH
+from broker.cli.readiness.cases import CASES, FULL_LENGTH, REGRESSION, SAME_RUN, TARGETS
 from broker.cli.readiness.evidence import Checks, Evidence, Outcome
 from support import casebook
+from support.load import results
 
 SOURCE = "0123456789abcdef"
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,23 +29,27 @@ def ran(*cases: str, outcome: str = "passed", source: str = SOURCE, said: str = 
 def figures(case: str, *, full: bool = True, **changes: object) -> dict:
     series = [{"t": t, "open": t * 2, "lag": 1, "connections": 9} for t in range(4)]
     made = {"case": case, "full": full, "form": "1/s", "success_rate": 1.0, "p99_ms": 20.0, "lost": 0}
+    made |= {"average_ms": 5.0, "rate": 100, "per_second": 99.5, "accounted": 4, "open_peak": 7}
     return made | {"doubled": 0, "series": series, "messages": 4} | changes
 
 
 def passing(**changes: object) -> Evidence:
     """Evidence that says DEPLOY, with these changes."""
     tests = {f"tests/test_{case}.py::test": ran(case) for case in CASES}
+    tests |= {f"tests/test_{case}.py::test": ran(case) for case in REGRESSION}
     tests |= changes.pop("tests", {})
+    load = changes.pop("load", {case: figures(case) for case in (*FULL_LENGTH, "TC-L-004")})
     made = Evidence(
         source=SOURCE,
-        cases=evidence.case_results(tests, SOURCE),
-        load={case: figures(case) for case in (*FULL_LENGTH, "TC-L-004")},
+        cases=evidence.case_results(tests, SOURCE, load),
+        load=load,
         checks=[
             Checks(name, [(f"check {number}", True, "fine") for number in range(count)])
             for name, count in gate.CHECKS.items()
         ],
         environment={"Python": "3.11"},
         at=0,
+        regression=evidence.regression_results(tests, SOURCE),
     )
     return msgspec.structs.replace(made, **changes)
 
@@ -61,13 +66,12 @@ def test_every_case_of_the_requirements_is_known() -> None:
 
 
 def test_marks_name_cases_that_there_are() -> None:
-    """No test claims a case that is not among the 92."""
+    """No test claims a case that is not among the 92 and the regression's; each of these has a test."""
     marked = set()
     for path in (ROOT / "tests").rglob("test_*.py"):
         for found in re.findall(r"mark\.case\(([^)]*)\)", path.read_text("utf-8")):
-            marked |= set(re.findall(r'"(TC-[^"]+)"', found))
-    assert marked
-    assert marked <= set(CASES)
+            marked |= set(re.findall(r'"([A-Z]+-[^"]+)"', found))
+    assert marked == {*CASES, *REGRESSION}
 
 
 def test_all_shown_in_full_says_deploy() -> None:
@@ -91,6 +95,11 @@ def test_all_shown_in_full_says_deploy() -> None:
         ({"load": {case: figures(case, doubled=1) for case in FULL_LENGTH}}, "TC-L-001: 1 messages doubled."),
         ({"load": {case: figures(case, success_rate=0.94) for case in FULL_LENGTH}}, "TC-L-001: success rate"),
         ({"load": {case: figures(case, p99_ms=5001) for case in FULL_LENGTH}}, "TC-L-001: p99 5001 ms"),
+        ({"load": {case: figures(case, p95_ms=3001) for case in FULL_LENGTH}}, "TC-L-001: p95 3001 ms"),
+        ({"load": {case: figures(case, average_ms=1001) for case in FULL_LENGTH}}, "TC-L-001: average 1001 ms"),
+        ({"tests": {"other": ran("REG-PORTS", outcome="failed")}}, "Port changes work correctly: failed."),
+        ({"tests": {"tests/test_REG-DATABASE.py::test": ran("REG-DATABASE", source="another")}},
+         "Database configuration changes work correctly: not run on this source."),
         ({"checks": [Checks("preflight", None, "no answer"), Checks("smoke", [("x", True, "")] * 9)]},
          "preflight: not run. no answer."),
         ({"checks": [Checks("preflight", [("x", True, "")] * 7), Checks("smoke", [("Redis", False, "")] * 9)]},
@@ -112,6 +121,59 @@ def test_a_success_rate_of_bursts_may_be_lower() -> None:
         "TC-L-003": figures("TC-L-003", success_rate=0.91)
     }
     assert gate.reasons(passing(load=load)) == []
+
+
+def test_a_case_in_its_short_form_is_not_passed() -> None:
+    """An hour's case of fifteen seconds, or one whose figures are lost: shown as such, and counted as such."""
+    load = {case: figures(case, full=case != "TC-L-001") for case in FULL_LENGTH[:2]}
+    found = passing(load=load)
+    statuses = {one.case: one.status for one in found.cases}
+    assert [statuses[case] for case in FULL_LENGTH] == ["SHORT FORM", "PASS", "SHORT FORM"]
+    text = document.markdown(report.blocks(found))
+    assert re.search(r"\| Load \| 11 \| 9 \| 0 \| 2 \| 0 \| 82% \|", text)
+    assert "no evidence for production: TC-L-001, TC-L-003." in text
+
+
+def test_a_peak_may_be_answered_slowly() -> None:
+    """More is offered than can be taken: its messages must arrive, that is all."""
+    load = passing().load | {"TC-L-005": figures("TC-L-005", p99_ms=9000.0, average_ms=4000.0)}
+    assert gate.reasons(passing(load=load)) == []
+    load["TC-L-005"]["lost"] = 1
+    assert gate.reasons(passing(load=load)) == ["TC-L-005: 1 messages lost."]
+
+
+def test_load_cases_say_what_they_had_to_reach_and_what_they_reached() -> None:
+    """A target for each, figures also where another case's run has them, and what the rate means for a day."""
+    assert set(TARGETS) == {case for case in CASES if case.startswith("TC-L-")}
+    assert {*SAME_RUN, *SAME_RUN.values()} <= set(TARGETS)
+    shared = figures("TC-L-009", shares={"worker-1": 2.0, "worker-2": 2.0}, lost_claims=0.0)
+    text = document.markdown(report.blocks(passing(load=passing().load | {"TC-L-009": shared})))
+    [line] = [line for line in text.splitlines() if line.startswith("| TC-L-006 | Worker")]
+    assert "the workers' parts 2, 2, 0 claims lost" in line
+    [line] = [line for line in text.splitlines() if line.startswith("| TC-L-001 | Sustained")]
+    assert "3,600 messages in an hour" in line
+    assert "4 messages; success 100.00%; average 5 ms, p99 20 ms" in line
+    assert "TC-L-004: 99.5 messages/s were taken, as offered: that would be 8,596,800 a day" in text
+
+
+def test_figures_of_the_full_length_stay(tmp_path: Path) -> None:
+    """A short run after a full one takes nothing away; on another source it does."""
+    (tmp_path / "src").mkdir()
+
+    def measured() -> tuple[str, bool]:
+        found = evidence.load_figures(tmp_path, evidence.source_digest(tmp_path))["TC-L-001"]
+        return found["form"], found["full"]
+
+    results.record("TC-L-001", full=False, form="short", figures={}, root=tmp_path)
+    assert measured() == ("short", False)
+    for full, form in ((True, "an hour"), (False, "short"), (True, "another hour")):
+        results.record("TC-L-001", full=full, form=form, figures={}, root=tmp_path)
+    assert measured() == ("another hour", True)
+    results.record("TC-L-001", full=False, form="short", figures={}, root=tmp_path)
+    assert measured() == ("another hour", True)
+    (tmp_path / "src" / "a.py").write_text("x = 1\n")
+    results.record("TC-L-001", full=False, form="short", figures={}, root=tmp_path)
+    assert measured() == ("short", False)
 
 
 def test_the_report_shows_failures_figures_and_graphs_harmlessly() -> None:
@@ -172,9 +234,9 @@ def phase(name: str, when: str, outcome: str, cases: list[str], said: str = "") 
     )
 
 
-def test_a_run_keeps_the_worst_of_each_test() -> None:
+def test_a_run_keeps_the_worst_of_each_test(tmp_path: Path) -> None:
     """A test that fails in its set-up or tear-down failed; one without a case is not kept; seconds add up."""
-    book = casebook.Casebook()
+    book = casebook.Casebook(tmp_path)
     for when in ("setup", "call", "teardown"):
         book.pytest_runtest_logreport(phase("passes", when, "passed", ["TC-P-001"]))
         book.pytest_runtest_logreport(phase("no case", when, "failed", []))
@@ -190,6 +252,45 @@ def test_a_run_keeps_the_worst_of_each_test() -> None:
     }
     assert book.records["passes"].seconds == 1.5
     assert book.records["breaks late"].said == "it broke"
+
+
+def test_outcomes_are_kept_while_the_tests_run(tmp_path: Path, monkeypatch) -> None:
+    """What has ended is on disk, what is under way is not; after a change of the source nothing more is."""
+    (tmp_path / "src").mkdir()
+    monkeypatch.setattr(casebook, "KEEP_SECONDS", -1.0)
+    book = casebook.Casebook(tmp_path)
+    for name in ("first", "second"):
+        book.pytest_runtest_logreport(phase(name, "setup", "passed", ["TC-P-001"]))
+    book.pytest_runtest_logreport(phase("first", "teardown", "passed", ["TC-P-001"]))
+    assert set(evidence.read_results(tmp_path).tests) == {"first"}
+    book.pytest_runtest_logreport(phase("second", "call", "failed", ["TC-P-001"], "no"))
+    book.pytest_sessionfinish()
+    kept = evidence.read_results(tmp_path).tests
+    assert {name: one.outcome for name, one in kept.items()} == {"first": "passed", "second": "failed"}
+    (tmp_path / "src" / "a.py").write_text("x = 1\n")
+    book.pytest_runtest_logreport(phase("third", "setup", "passed", ["TC-P-001"]))
+    book.pytest_runtest_logreport(phase("third", "teardown", "passed", ["TC-P-001"]))
+    assert set(evidence.read_results(tmp_path).tests) == {"first", "second"}
+
+
+def test_what_passed_before_can_be_left_out(tmp_path: Path) -> None:
+    """On this source only, and for a full run only what ran in full."""
+    (tmp_path / "src").mkdir()
+    source = evidence.source_digest(tmp_path)
+    tests = {
+        "passed": ran("TC-P-001", source=source),
+        "failed": ran("TC-P-001", outcome="failed", source=source),
+        "other source": ran("TC-P-001", source="another"),
+        "in full": ran("TC-L-001", source=source),
+        "in short": ran("TC-L-002", source=source),
+    }
+    path = evidence.results_file(tmp_path)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(msgspec.json.encode(evidence.Results(tests)))
+    results.record("TC-L-001", full=True, form="an hour", figures={}, root=tmp_path)
+    results.record("TC-L-002", full=False, form="short", figures={}, root=tmp_path)
+    assert casebook._passed(tmp_path, full=False) == {"passed", "in full", "in short"}
+    assert casebook._passed(tmp_path, full=True) == {"passed", "in full"}
 
 
 @pytest.mark.parametrize(

@@ -202,6 +202,7 @@ def get(changed: Changed, port: str, path: str, scheme: str = "https") -> httpx.
     return httpx.get(f"{scheme}://localhost:{made.ports[port]}{path}", verify=context, timeout=30)
 
 
+@pytest.mark.case("REG-PORTS")
 async def test_every_role_is_at_its_new_port_and_at_no_old_one(changed: Changed) -> None:
     """All five, with every check of `smoke` well; where they were before nobody listens."""
     assert not set(changed.old_ports.values()) & set(changed.installation.ports.values())
@@ -210,6 +211,7 @@ async def test_every_role_is_at_its_new_port_and_at_no_old_one(changed: Changed)
     assert get(changed, "portal_port", "/health", "http").status_code == 200
 
 
+@pytest.mark.case("REG-ENVIRONMENT")
 async def test_variables_that_were_changed_hold(changed: Changed) -> None:
     """Two attempts instead of five, and sooner than the file's interval, which the environment outranks."""
     events = await history(changed, changed.after)
@@ -224,12 +226,14 @@ async def test_variables_that_were_changed_hold(changed: Changed) -> None:
     assert [one.delay_ms for one in events if isinstance(one, types.RetryScheduled)] == [200]
 
 
+@pytest.mark.case("REG-ENVIRONMENT")
 def test_what_only_the_file_says_holds(changed: Changed) -> None:
     """Metrics are public now, on both surfaces that had asked for a certificate."""
     for port in ("gateway_port", "server_port"):
         assert get(changed, port, "/metrics").status_code == 200
 
 
+@pytest.mark.case("REG-DATABASE")
 async def test_another_database_has_the_whole_history(changed: Changed) -> None:
     """Other name, other user, other password, empty at first: also what was sent before is in its tables."""
 
@@ -257,6 +261,7 @@ def test_no_secret_of_the_new_settings_is_shown(changed: Changed) -> None:
         assert "p%40ss" not in text
 
 
+@pytest.mark.case("REG-ENVIRONMENT", "REG-PORTS", "REG-DATABASE")
 def test_settings_that_are_wrong_stop_the_start_with_their_names(changed: Changed) -> None:
     """A misspelt name, a value that is none, a port that is taken, another number of partitions: each is said."""
     made = changed.installation
@@ -285,6 +290,7 @@ def test_settings_that_are_wrong_stop_the_start_with_their_names(changed: Change
         assert "Traceback" not in said
 
 
+@pytest.mark.case("REG-ENVIRONMENT", "REG-PORTS", "REG-DATABASE")
 async def test_the_change_lost_and_doubled_nothing(changed: Changed) -> None:
     """What was sent before and after it ended once."""
     ends = []

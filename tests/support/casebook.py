@@ -1,6 +1,7 @@
 """A pytest plugin: which cases a run is of, and what became of each test that shows one.
 
-Outcomes go to `var/results/tests.json` for the readiness report, by test, with the source they were measured on.
+Outcomes go to `var/results/tests.json` for the readiness report, by test, with the source they were measured on; now
+and then while the tests run, so that a run that is ended early leaves what it had found.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import msgspec
 import pytest
 
 from broker.cli.readiness import evidence
-from broker.cli.readiness.cases import SECTIONS, section
+from broker.cli.readiness.cases import FULL_LENGTH, REGRESSION, SECTIONS, section
 from broker.cli.readiness.evidence import Outcome
 
 ROOT = Path(__file__).resolve().parents[2]
 TAIL = 300
+KEEP_SECONDS = 20.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,6 +30,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--sections", help=f"only tests of cases of these, of {', '.join(one.name for one in SECTIONS)}"
     )
     parser.addoption("--quick", action="store_true", help="leave load and security cases out")
+    parser.addoption(
+        "--missing",
+        action="store_true",
+        help="leave out tests of cases that passed on this very source before",
+    )
 
 
 def cases_of(item: pytest.Item) -> list[str]:
@@ -40,18 +47,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     wanted = {name for name in (config.getoption("--sections") or "").split(",") if name}
     if unknown := wanted - {one.name for one in SECTIONS}:
         raise pytest.UsageError(f"--sections: there is no {', '.join(sorted(unknown))}")
+    quick = config.getoption("--quick")
+    passed = _passed(ROOT, full=config.getoption("--full")) if config.getoption("--missing") else set()
     keep, leave = [], []
     for item in items:
         cases = cases_of(item)
         item.user_properties.append(("cases", cases))
-        (keep if _asked_for(item, cases, wanted, quick=config.getoption("--quick")) else leave).append(item)
+        asked = item.nodeid not in passed and _asked_for(item, cases, wanted, quick=quick)
+        (keep if asked else leave).append(item)
     if leave:
         config.hook.pytest_deselected(items=leave)
         items[:] = keep
 
 
 def _asked_for(item: pytest.Item, cases: list[str], wanted: set[str], *, quick: bool) -> bool:
-    sections = {section(case).name for case in cases}
+    sections = {section(case).name for case in cases if case not in REGRESSION}
     if wanted and not sections & wanted:
         return False
     if quick:
@@ -59,12 +69,34 @@ def _asked_for(item: pytest.Item, cases: list[str], wanted: set[str], *, quick: 
     return True
 
 
+def _passed(root: Path, *, full: bool) -> set[str]:
+    """Tests of cases that need not run again: passed on this source, and in full length where that is asked for."""
+    source = evidence.source_digest(root)
+    figures = evidence.load_figures(root, source)
+    short = {case for case in FULL_LENGTH if not figures.get(case, {}).get("full")} if full else set()
+    return {
+        name
+        for name, one in evidence.read_results(root).tests.items()
+        if one.outcome == "passed" and one.source == source and not short & set(one.cases)
+    }
+
+
+def _said(report: pytest.TestReport) -> str:
+    """What a failed test said, in short: the error itself where pytest names it, else the end of the text."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    return str(crash.message)[:TAIL] if crash is not None else report.longreprtext[-TAIL:]
+
+
 class Casebook:
     """Gathers the outcomes of a run, in the process that reports it."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: Path = ROOT) -> None:
+        self.root = root
         self.records: dict[str, Outcome] = {}
-        self.source = evidence.source_digest(ROOT)
+        self.source = evidence.source_digest(root)
+        self._ended: set[str] = set()
+        self._kept_at = time.monotonic()
+        self._changed = False
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """One phase of a test; its set-up and its tear-down may fail too."""
@@ -74,7 +106,7 @@ class Casebook:
         before = self.records.get(report.nodeid)
         if before is not None and before.outcome != "passed":
             return
-        said = report.longreprtext[-TAIL:] if report.failed else ""
+        said = _said(report) if report.failed else ""
         self.records[report.nodeid] = Outcome(
             cases=cases,
             outcome=report.outcome,
@@ -83,16 +115,37 @@ class Casebook:
             source=self.source,
             said=said,
         )
+        if report.when == "teardown":
+            self._ended.add(report.nodeid)
+        if report.when == "teardown" and time.monotonic() - self._kept_at > KEEP_SECONDS:
+            self._keep()
 
     def pytest_sessionfinish(self) -> None:
+        """Keep the rest."""
+        self._keep()
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Say so where nothing counts."""
+        if self._changed:
+            terminalreporter.write_line(
+                "The source changed while the tests ran: their outcomes are not kept for the report.",
+                yellow=True,
+            )
+
+    def _keep(self) -> None:
         """Write what is known now over what was known before."""
-        if not self.records or evidence.source_digest(ROOT) != self.source:
-            # Changed while it ran: nobody can say what was tested.
+        self._kept_at = time.monotonic()
+        # Changed while it ran: nobody can say what was tested.
+        self._changed = self._changed or evidence.source_digest(self.root) != self.source
+        if not self.records or self._changed:
             return
-        path = evidence.results_file(ROOT)
+        path = evidence.results_file(self.root)
         path.parent.mkdir(parents=True, exist_ok=True)
-        results = evidence.read_results(ROOT)
-        results.tests |= self.records
+        results = evidence.read_results(self.root)
+        # One that is under way has passed nothing yet.
+        results.tests |= {
+            name: one for name, one in self.records.items() if one.outcome != "passed" or name in self._ended
+        }
         # Two runs may end at once: each leaves a whole file.
         handle, name = tempfile.mkstemp(dir=path.parent)
         with os.fdopen(handle, "wb") as content:

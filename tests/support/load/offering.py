@@ -16,6 +16,9 @@ from dataclasses import dataclass, field
 
 from support.system import System
 
+# A gateway takes no more than 16 of one producer at once.
+BATCHES_AT_ONCE = 12
+
 
 @dataclass(slots=True)
 class Request:
@@ -34,6 +37,8 @@ class Offered:
     seconds: float
     batch: int = 1
     requests: list[Request] = field(default_factory=list)
+    elapsed: float = 0.0
+    """From the first request to the last answer."""
 
     @property
     def messages(self) -> int:
@@ -66,6 +71,8 @@ class Offered:
             "messages": self.messages,
             "accepted": len(self.accepted),
             "success_rate": self.success_rate,
+            "elapsed_s": round(self.elapsed, 1),
+            "per_second": round(len(self.accepted) / self.elapsed, 1),
             "average_ms": round(self.average * 1000, 1),
             **{f"{name}_ms": round(self.quantile(share) * 1000, 1) for name, share in shares.items()},
             "statuses": {
@@ -84,9 +91,14 @@ async def offer(
     connections: int = 32,
     told: Callable[[int, int], None] | None = None,
 ) -> Offered:
-    """Submit `rate` messages a second for `seconds`, `batch` in a request; `told` how far it is."""
+    """Submit `rate` messages a second for `seconds`, `batch` in a request; `told` how far it is.
+
+    At most `connections` requests are under way at once, for batches fewer than a gateway takes of one producer;
+    a request that waits for one is late all the same.
+    """
     offered = Offered(rate, seconds, batch)
     total = round(rate * seconds / batch)
+    connections = min(connections, BATCHES_AT_ONCE) if batch > 1 else connections
     run = secrets.token_hex(4)
     loop = asyncio.get_running_loop()
     lines = await _lines(system, min(connections, total))
@@ -100,6 +112,7 @@ async def offer(
         if told is not None:
             told(number + 1, total)
     await asyncio.gather(*tasks)
+    offered.elapsed = loop.time() - started
     while not lines.empty():
         lines.get_nowait().close()
     return offered
@@ -170,8 +183,8 @@ async def _request(
             status, content = await line.post("/api/v1/messages/batch", {"messages": messages})
             results = json.loads(content).get("results", [])
             ids = [one["message_id"] for one in results if "error" not in one]
-    except (OSError, EOFError):
-        # No answer: counted as a failure; whether the message was taken is unknown.
+    except (OSError, EOFError, IndexError, ValueError):
+        # No answer, or none that could be read: a failure; whether the message was taken is unknown.
         status = 0
     finally:
         lines.put_nowait(line)

@@ -12,6 +12,8 @@ from typing import Any
 
 import httpx
 import psutil
+import pymysql
+from redis.exceptions import RedisError
 
 from support.system import System
 
@@ -27,6 +29,8 @@ class Watch:
     """Samples: seconds since the start, open messages, lag in events, query times in ms, connections, memory."""
 
     samples: list[dict[str, Any]] = field(default_factory=list)
+    missed: int = 0
+    """Samples that could not be taken; an hour's run does not end for one of them."""
 
     def values(self, name: str) -> list[float]:
         return [sample[name] for sample in self.samples]
@@ -39,6 +43,7 @@ class Watch:
         """For the report: the series themselves, and their peaks."""
         return {
             "series": self.samples,
+            "samples_missed": self.missed,
             "open_peak": max(self.values("open")),
             "lag_peak": max(self.values("lag")),
             "slowest_query_ms": self.slowest_query_ms,
@@ -61,7 +66,10 @@ async def watching(system: System, every: float = 1.0) -> AsyncIterator[Watch]:
 
     async def go_on() -> None:
         while True:
-            await sample()
+            try:
+                await sample()
+            except (OSError, TimeoutError, httpx.HTTPError, pymysql.err.MySQLError, RedisError):
+                watch.missed += 1
             await asyncio.sleep(every)
 
     await sample()

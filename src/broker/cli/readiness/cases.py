@@ -23,6 +23,31 @@ SECTIONS: Final = (
 FULL_LENGTH: Final = ("TC-L-001", "TC-L-002", "TC-L-003")
 """Load cases whose short form is no evidence for production."""
 
+REGRESSION: Final[dict[str, str]] = {
+    "REG-ENVIRONMENT": "Environment variable changes work correctly",
+    "REG-PORTS": "Port changes work correctly",
+    "REG-DATABASE": "Database configuration changes work correctly",
+}
+"""What the requirements ask for after a change of configuration; beside the 92."""
+
+TARGETS: Final[dict[str, str]] = {
+    "TC-L-001": "3,600 messages in an hour; success ≥ 95 %, average < 1 s, p99 < 5 s",
+    "TC-L-002": "6,000 messages in ten minutes; success ≥ 95 %, a queue that does not grow",
+    "TC-L-003": "6,000 messages in a minute; success ≥ 90 %, recovery after it",
+    "TC-L-004": "100,000 messages a day, none lost, no slower at the end",
+    "TC-L-005": "the queue grows in the peak and drains after it, none lost",
+    "TC-L-006": "several workers take their parts, none processed twice",
+    "TC-L-007": "queries < 2 s, no pool exhausted",
+    "TC-L-008": "2 gateways or more share the load",
+    "TC-L-009": "3 workers or more without conflicts",
+    "TC-L-010": "10 portal users or more at once",
+    "TC-L-011": "no connection refused",
+}
+"""What each load case has to reach."""
+
+SAME_RUN: Final = {"TC-L-006": "TC-L-009", "TC-L-011": "TC-L-007"}
+"""Load cases that are shown by another one's run, and have its figures."""
+
 CASES: Final[dict[str, str]] = {
     "TC-P-001": "Submit valid message with proper E.164 phone number",
     "TC-P-002": "Invalid phone number format rejected (e.g., missing +, letters)",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import subprocess
 import sys
 import time
@@ -17,11 +16,11 @@ from typing import Any, Literal
 
 import msgspec
 
-from broker import __version__
-from broker.cli.readiness.cases import CASES
+from broker.cli.readiness import machine
+from broker.cli.readiness.cases import CASES, FULL_LENGTH, REGRESSION
 
 SOURCES = ("src", "tests", "migrations", "schemas", "pyproject.toml", "requirements.lock")
-Status = Literal["PASS", "FAIL", "NOT RUN"]
+Status = Literal["PASS", "FAIL", "NOT RUN", "SHORT FORM"]
 CHECK_SECONDS = 120
 
 
@@ -44,7 +43,10 @@ class Results(msgspec.Struct):
 
 
 class CaseResult(msgspec.Struct, frozen=True):
-    """One case: FAIL when any of its tests failed, PASS when all ran and passed."""
+    """One case: FAIL when any of its tests failed, PASS when all ran and passed.
+
+    SHORT FORM: they passed, but not in the length that the case asks for.
+    """
 
     case: str
     title: str
@@ -76,6 +78,7 @@ class Evidence(msgspec.Struct, frozen=True):
     checks: list[Checks]
     environment: dict[str, str]
     at: float
+    regression: list[CaseResult] = []
 
 
 def results_file(root: Path) -> Path:
@@ -110,19 +113,41 @@ def read_results(root: Path) -> Results:
 def gather(root: Path, *, data: Path | None = None) -> Evidence:
     """Read what the suites left, and ask `preflight` and `smoke` of the installation at `data` now."""
     source = source_digest(root)
+    tests, load = read_results(root).tests, load_figures(root, source)
     return Evidence(
         source=source,
-        cases=case_results(read_results(root).tests, source),
-        load=_load_figures(root, source),
+        cases=case_results(tests, source, load),
+        load=load,
         checks=[_ask("preflight", root, data), _ask("smoke", root, data)],
-        environment=_environment(),
+        environment=machine.environment(root),
         at=time.time(),
+        regression=regression_results(tests, source),
     )
 
 
-def case_results(tests: Mapping[str, Outcome], source: str) -> list[CaseResult]:
-    """Every case with its tests on this source. Skipped tests and those of another source are no evidence."""
-    return [_case(case, title, tests, source) for case, title in CASES.items()]
+def case_results(
+    tests: Mapping[str, Outcome], source: str, load: Mapping[str, Mapping[str, Any]]
+) -> list[CaseResult]:
+    """Every case with its tests on this source. Skipped tests and those of another source are no evidence.
+
+    `load`: the figures of the load cases, which say in what length they ran.
+    """
+    found = [_case(case, title, tests, source) for case, title in CASES.items()]
+    return [_short(one) if _cut(one, load) else one for one in found]
+
+
+def regression_results(tests: Mapping[str, Outcome], source: str) -> list[CaseResult]:
+    """As `case_results`, of what is asked for after a change of configuration."""
+    return [_case(case, title, tests, source) for case, title in REGRESSION.items()]
+
+
+def _cut(result: CaseResult, load: Mapping[str, Mapping[str, Any]]) -> bool:
+    passed = result.status == "PASS"
+    return passed and result.case in FULL_LENGTH and not load.get(result.case, {}).get("full")
+
+
+def _short(result: CaseResult) -> CaseResult:
+    return msgspec.structs.replace(result, status="SHORT FORM")
 
 
 def _case(case: str, title: str, tests: Mapping[str, Outcome], source: str) -> CaseResult:
@@ -133,7 +158,8 @@ def _case(case: str, title: str, tests: Mapping[str, Outcome], source: str) -> C
     return CaseResult(case, title, status, current, len(named) - len(current))
 
 
-def _load_figures(root: Path, source: str) -> dict[str, dict[str, Any]]:
+def load_figures(root: Path, source: str) -> dict[str, dict[str, Any]]:
+    """The load cases' figures that were measured on this source, by case."""
     found = {}
     for path in sorted(load_directory(root).glob("TC-L-*.json")):
         figures = json.loads(path.read_bytes())
@@ -157,35 +183,3 @@ def _ask(command: str, root: Path, data: Path | None) -> Checks:
     except (subprocess.TimeoutExpired, json.JSONDecodeError) as error:
         return Checks(command, None, f"`broker {command} --json` gave no answer ({type(error).__name__})")
     return Checks(command, [(one["name"], one["status"] == "ok", one["detail"]) for one in said])
-
-
-def _environment() -> dict[str, str]:
-    import psutil
-
-    return {
-        "Processor": f"{platform.machine()}, {psutil.cpu_count() or 1} cores",
-        "Memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
-        "Operating system": platform.platform(),
-        "Python": platform.python_version(),
-        "Valkey or Redis": _version(_valkey()),
-        "MySQL or MariaDB": _version("mariadbd"),
-        "Message Broker": __version__,
-    }
-
-
-def _valkey() -> str:
-    from broker.embedded import valkey
-    from broker.embedded.process import EmbeddedError
-
-    try:
-        return str(valkey.binary())
-    except EmbeddedError:
-        return "redis-server"
-
-
-def _version(program: str) -> str:
-    try:
-        done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=20, check=False)
-    except OSError:
-        return "not found on this machine"
-    return done.stdout.strip().partition("\n")[0]

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
-from broker.cli.readiness import gate
+from broker.cli.readiness import gate, load
 from broker.cli.readiness.cases import FULL_LENGTH, SECTIONS, Section, section
-from broker.cli.readiness.document import Block, Graph, Heading, Points, Table, Text, Verdict
+from broker.cli.readiness.document import Block, Heading, Points, Table, Text, Verdict
 from broker.cli.readiness.evidence import CaseResult, Evidence, Outcome
 
 TITLE = "Message Broker: readiness report"
 SEVERITY = {"functional": "high", "integration": "critical", "load": "high", "security": "critical"}
-SERIES = (
-    ("open", "Open messages"),
-    ("lag", "Events not projected yet"),
-    ("connections", "Database connections"),
-)
+STATUSES = {"PASS": "Passed", "FAIL": "Failed", "SHORT FORM": "Short form only", "NOT RUN": "Not run"}
+FULL_RUN = "`./broker test all --full`"
 
 
 def blocks(evidence: Evidence) -> list[Block]:
@@ -27,29 +23,88 @@ def blocks(evidence: Evidence) -> list[Block]:
         *_environment(evidence),
         *_checks(evidence),
         *(block for kind in SECTIONS for block in _section(evidence, kind)),
+        *_regression(evidence),
         *_defects(evidence),
         *_metrics(evidence),
         *_risks(evidence),
         *_conclusion(evidence),
+        *_appendices(evidence),
     ]
+
+
+def _when(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
 
 
 def _summary(evidence: Evidence) -> list[Block]:
     rows = []
     for kind in (*SECTIONS, None):
         cases = [one for one in evidence.cases if kind is None or section(one.case) == kind]
-        counts = {
-            status: sum(one.status == status for one in cases) for status in ("PASS", "FAIL", "NOT RUN")
-        }
+        counts = {status: sum(one.status == status for one in cases) for status in STATUSES}
         share = f"{counts['PASS'] / len(cases):.0%}"
         rows.append([kind.title if kind else "Total", len(cases), *counts.values(), share])
-    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(evidence.at))
     return [
-        Text(f"{when}, source {evidence.source}. What was measured on another source is not counted."),
+        Text(
+            f"{_when(evidence.at)}, source {evidence.source}. "
+            "What was measured on another source is not counted."
+        ),
         Heading(2, "Summary"),
         Verdict(not gate.reasons(evidence)),
-        Table(["Category", "Total", "Passed", "Failed", "Not run", "Passed share"], rows),
+        Table(["Category", "Total", *STATUSES.values(), "Passed share"], rows),
+        Heading(3, "Key findings"),
+        Points(_findings(evidence)),
+        Heading(3, "What to do"),
+        Points(_recommendations(evidence)),
     ]
+
+
+def _findings(evidence: Evidence) -> list[str]:
+    passed = sum(one.status == "PASS" for one in evidence.cases)
+    found = [f"{passed} of {len(evidence.cases)} cases are shown."]
+    short = [one.case for one in evidence.cases if one.status == "SHORT FORM"]
+    if short:
+        found.append(f"Seen only in a short form, which is no evidence for production: {', '.join(short)}.")
+    if failed := _failed(evidence):
+        found.append(f"{len(failed)} tests of cases fail.")
+    if evidence.load:
+        total = sum(one.get("accounted", 0) for one in evidence.load.values())
+        lost = sum(one.get("lost", 0) for one in evidence.load.values())
+        doubled = sum(one.get("doubled", 0) for one in evidence.load.values())
+        found.append(
+            f"Under load {total:,} accepted messages were looked for by their ids in the tables and in the "
+            f"history: {lost} lost, {doubled} doubled."
+        )
+    if (burst := evidence.load.get("TC-L-003")) is not None:
+        found.append(
+            f"At {burst['rate']:g} messages/s: average {burst['average_ms']:.0f} ms, "
+            f"p99 {burst['p99_ms']:.0f} ms; {gate.MAX_P99_MS:.0f} ms are allowed."
+        )
+    for one in evidence.checks:
+        passed_of = "not run" if one.checks is None else f"{one.passed} of {len(one.checks)} checks passed"
+        found.append(f"{one.name}: {passed_of}.")
+    return found
+
+
+def _recommendations(evidence: Evidence) -> list[str]:
+    """Short term, out of what is missing; long term, out of what no run of the suites can show."""
+    todo = []
+    if any(one.status == "FAIL" for one in (*evidence.cases, *evidence.regression)):
+        todo.append("Mend what fails (see Defects), then run the suites again.")
+    if any(one.status in {"NOT RUN", "SHORT FORM"} for one in evidence.cases):
+        todo.append(f"Run {FULL_RUN}; with `-- --missing` it leaves out what passed on this source before.")
+    if any(one.checks is None or one.passed < len(one.checks) for one in evidence.checks):
+        todo.append(
+            "Start the installation (`./broker up --detach`), mend what its checks name, report again."
+        )
+    if not todo:
+        todo.append("Install it as docs/operations-linux.md or docs/operations-windows.md says.")
+    todo.append("After the deployment run `broker preflight` and `broker smoke` on the machine itself.")
+    todo.append("Watch queue, lag and response times with ops/prometheus and ops/grafana from the first day.")
+    return todo
 
 
 def _environment(evidence: Evidence) -> list[Block]:
@@ -74,20 +129,36 @@ def _checks(evidence: Evidence) -> list[Block]:
 
 def _section(evidence: Evidence, kind: Section) -> list[Block]:
     found: list[Block] = [Heading(2, f"{kind.title} tests")]
-    ran = [test for one in evidence.cases if section(one.case) == kind for test in one.tests.values()]
-    if ran:
-        last = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(max(one.at for one in ran)))
-        found.append(Text(f"Last run {last}; {sum(one.seconds for one in ran):.0f} s of tests."))
+    found += _ran([one for one in evidence.cases if section(one.case) == kind])
     for prefix, title in kind.prefixes.items():
         cases = [one for one in evidence.cases if one.case.split("-")[1] == prefix]
         if len(kind.prefixes) > 1:
             found.append(Heading(3, f"{title} ({cases[0].case} to {cases[-1].case})"))
-        rows = [[one.case, one.title, one.status, _note(one, evidence.load.get(one.case))] for one in cases]
-        found.append(Table(["Case", "What it asks", "Status", "Notes"], rows))
-    return [*found, *_figures(evidence)] if kind.name == "load" else found
+        found += load.results(evidence, cases) if kind.name == "load" else [_table(cases)]
+    return [*found, *load.figures(evidence)] if kind.name == "load" else found
 
 
-def _note(result: CaseResult, figures: dict[str, Any] | None) -> str:
+def _ran(cases: list[CaseResult]) -> list[Block]:
+    """When, how long, and how it ended."""
+    tests = {name: test for one in cases for name, test in one.tests.items()}
+    status = next(
+        (word for word in ("FAIL", "NOT RUN", "SHORT FORM") if any(c.status == word for c in cases)), "PASS"
+    )
+    if not tests:
+        return [Text(f"Status: {status}.")]
+    last = _when(max(one.at for one in tests.values()))
+    seconds = sum(one.seconds for one in tests.values())
+    return [Text(f"Status: {status}. Last run {last}; {len(tests)} tests in {_minutes(seconds)}.")]
+
+
+def _table(cases: list[CaseResult]) -> Table:
+    return Table(
+        ["Case", "What it asks", "Status", "Notes"],
+        [[one.case, one.title, one.status, _note(one)] for one in cases],
+    )
+
+
+def _note(result: CaseResult) -> str:
     if result.status == "FAIL":
         failed = [name for name, one in result.tests.items() if one.outcome == "failed"]
         return f"failed: {', '.join(failed)}"
@@ -95,69 +166,54 @@ def _note(result: CaseResult, figures: dict[str, Any] | None) -> str:
         if any(one.outcome == "skipped" for one in result.tests.values()):
             return "skipped"
         return "last run on another source" if result.stale else "no test has run"
-    note = f"{len(result.tests)} test{'s' if len(result.tests) > 1 else ''}"
-    if figures is not None:
-        length = "full length" if figures["full"] else "short form"
-        note += f"; {length}: {figures['form']}"
-    return note
+    return f"{len(result.tests)} test{'s' if len(result.tests) > 1 else ''}"
 
 
-def _figures(evidence: Evidence) -> list[Block]:
-    header = [
-        "Case",
-        "Form",
-        "Messages",
-        "Success",
-        "avg ms",
-        "p50",
-        "p95",
-        "p99",
-        "max",
-        "Queue peak",
-        "Lost",
-        "Doubled",
-    ]
-    found: list[Block] = [Heading(3, "Figures")]
-    if not evidence.load:
-        return [*found, Text("None were measured on this source.")]
-    found.append(Text("Latency counts from when a request was due, so that stalls are not hidden."))
-    names = ("average_ms", "p50_ms", "p95_ms", "p99_ms", "max_ms", "open_peak", "lost", "doubled")
-    rows = []
-    for case, one in evidence.load.items():
-        success = f"{one['success_rate']:.2%}" if "success_rate" in one else "–"
-        messages = one.get("messages", one.get("accounted", "–"))
-        rows.append([case, one["form"], messages, success, *(one.get(name, "–") for name in names)])
-    found.append(Table(header, rows))
-    found += [
-        Graph(f"{case}: {title}", [(point["t"], point[name]) for point in one["series"]])
-        for case, one in evidence.load.items()
-        if len(one.get("series", ())) > 1
-        for name, title in SERIES
-    ]
-    return found
+def _regression(evidence: Evidence) -> list[Block]:
+    found: list[Block] = [Heading(2, "Regression")]
+    found.append(
+        Text("After a change of configuration; after a change of the source every case counts anew.")
+    )
+    return [*found, _table(evidence.regression)] if evidence.regression else found
 
 
 def _failed(evidence: Evidence) -> dict[str, Outcome]:
     return {
-        name: test for one in evidence.cases for name, test in one.tests.items() if test.outcome == "failed"
+        name: test
+        for one in (*evidence.cases, *evidence.regression)
+        for name, test in one.tests.items()
+        if test.outcome == "failed"
     }
+
+
+def _severity(test: Outcome) -> str:
+    kinds = {SEVERITY.get(section(case).name, "high") for case in test.cases if case.startswith("TC-")}
+    return "critical" if "critical" in kinds else "high"
 
 
 def _defects(evidence: Evidence) -> list[Block]:
     failed = _failed(evidence)
     if not failed:
-        return [Heading(2, "Defects"), Text("No test of a case failed on this source.")]
+        return [
+            Heading(2, "Defects"),
+            Text("None is open: no test of a case failed in its last run on this source."),
+        ]
     rows = [
-        [name, SEVERITY[section(one.cases[0]).name], ", ".join(one.cases), one.said, "open"]
-        for name, one in failed.items()
+        [number, _severity(one), ", ".join(one.cases), name, one.said, "open"]
+        for number, (name, one) in enumerate(
+            sorted(failed.items(), key=lambda found: (_severity(found[1]), found[0])), 1
+        )
     ]
-    return [Heading(2, "Defects"), Table(["Test", "Severity", "Cases", "What it said", "Status"], rows)]
+    header = ["No.", "Severity", "Cases", "Test", "What it said", "Status"]
+    return [Heading(2, "Defects"), Table(header, rows)]
 
 
 def _metrics(evidence: Evidence) -> list[Block]:
     total = len(evidence.cases)
     ran = sum(one.status != "NOT RUN" for one in evidence.cases)
     tests = {name: test for one in evidence.cases for name, test in one.tests.items()}
+    passed = sum(one.outcome == "passed" for one in tests.values())
+    failed = [_severity(one) for one in _failed(evidence).values()]
     return [
         Heading(2, "Coverage"),
         Table(
@@ -165,29 +221,38 @@ def _metrics(evidence: Evidence) -> list[Block]:
             [
                 ["Cases", total],
                 ["Cases with evidence", f"{ran} ({ran / total:.0%})"],
-                ["Cases passed", sum(one.status == "PASS" for one in evidence.cases)],
+                *([f"Cases: {words}", _count(evidence, status)] for status, words in STATUSES.items()),
                 ["Tests that show them", len(tests)],
-                ["Their time", f"{sum(one.seconds for one in tests.values()):.0f} s"],
-                ["Defects open", len(_failed(evidence))],
+                ["Tests passed", f"{passed} ({passed / len(tests):.0%})" if tests else 0],
+                ["Their time", _minutes(sum(one.seconds for one in tests.values()))],
+                ["Defects open: critical", failed.count("critical")],
+                ["Defects open: high", failed.count("high")],
             ],
         ),
     ]
 
 
+def _count(evidence: Evidence, status: str) -> int:
+    return sum(one.status == status for one in evidence.cases)
+
+
 def _risks(evidence: Evidence) -> list[Block]:
-    risks = [
-        f"{case} was run in a short form ({one['form']}): what only shows after longer was not seen."
+    rows = [
+        ["A fault that only shows after longer", f"{case} was run in a short form: {one['form']}", FULL_RUN]
         for case, one in evidence.load.items()
         if not one["full"]
     ]
     if "TC-L-004" in evidence.load:
-        risks.append(
-            "TC-L-004 compresses a day; what takes a day of time, such as nightly jobs, was not seen."
-        )
-    risks.append(
-        "What was measured holds for this machine and these servers; run the suites where it will run."
+        said = "TC-L-004 compresses a day: what takes a day of time, such as nightly jobs, was not seen"
+        rows.append(["A fault of a whole day", said, "watch the first day in production"])
+    rows.append(
+        [
+            "Another machine is slower",
+            "what was measured holds for this machine and these servers",
+            "run the load cases where it will run",
+        ]
     )
-    return [Heading(2, "Risks"), Points(risks)]
+    return [Heading(2, "Risks"), Table(["Risk", "Why", "What lessens it"], rows)]
 
 
 def _conclusion(evidence: Evidence) -> list[Block]:
@@ -201,4 +266,32 @@ def _conclusion(evidence: Evidence) -> list[Block]:
     found: list[Block] = [Heading(2, "Production gate"), Verdict(not reasons), Text(text)]
     if reasons:
         found.append(Points(reasons))
-    return found
+    names = ("QA lead", "Technical lead", "Project manager")
+    return [*found, Table(["Sign-off", "Name", "Date"], [[name, "", ""] for name in names])]
+
+
+def _appendices(evidence: Evidence) -> list[Block]:
+    """What the figures rest on, so that anybody can look it up or run it again."""
+    tests = {
+        name: test for one in (*evidence.cases, *evidence.regression) for name, test in one.tests.items()
+    }
+    sent = sum(one.get("accounted", 0) for one in evidence.load.values())
+    data = "Test data: every suite sets up its own users and clients"
+    return [
+        Heading(2, "Appendix: where it comes from"),
+        Points(
+            [
+                "Outcomes of the tests: `var/results/tests.json`. Figures of the load cases: `var/load/`.",
+                f"{data}; under load the client `demo` sent {sent:,} messages.",
+                "Screenshots of the portal: `./broker test portal -- -k width --screenshots DIRECTORY`.",
+            ]
+        ),
+        Heading(2, "Appendix: every test of a case"),
+        Table(
+            ["Test", "Cases", "Outcome", "Seconds", "Run at"],
+            [
+                [name, ", ".join(one.cases), one.outcome, one.seconds, _when(one.at)]
+                for name, one in sorted(tests.items())
+            ],
+        ),
+    ]

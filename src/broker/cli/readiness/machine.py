@@ -1,0 +1,71 @@
+"""The machine and the versions that a report is about."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+from broker import __version__
+
+
+def environment(root: Path) -> dict[str, str]:
+    """For the report: hardware, operating system, servers, and what of the broker was tested."""
+    import psutil
+
+    disk = shutil.disk_usage(root)
+    return {
+        "Processor": f"{_processor()}, {psutil.cpu_count() or 1} cores",
+        "Memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
+        "Disk": f"{disk.total / 2**30:.0f} GiB, {disk.free / 2**30:.0f} GiB free",
+        "Network": "loopback: every process of the suites runs on this machine",
+        "Operating system": platform.platform(),
+        "Python": platform.python_version(),
+        "Valkey or Redis": _version(_valkey()),
+        "MySQL or MariaDB": _version("mariadbd"),
+        "Gateway, server, worker, projector, portal": f"{__version__}{_commit(root)}",
+    }
+
+
+def _processor() -> str:
+    """Its name where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]} ({platform.machine()})" if names else platform.machine()
+
+
+def _commit(root: Path) -> str:
+    """The commit that is checked out, and whether files differ from it."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), "describe", "--tags", "--always", "--dirty=, changed since"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return f" (commit {done.stdout.strip()})" if done.returncode == 0 else ""
+
+
+def _valkey() -> str:
+    from broker.embedded import valkey
+    from broker.embedded.process import EmbeddedError
+
+    try:
+        return str(valkey.binary())
+    except EmbeddedError:
+        return "redis-server"
+
+
+def _version(program: str) -> str:
+    try:
+        done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=20, check=False)
+    except OSError:
+        return "not found on this machine"
+    return done.stdout.strip().partition("\n")[0]
