@@ -13,8 +13,8 @@ DAY_MESSAGES = 100_000
 SERIES = (
     ("open", "Open messages"),
     ("lag", "Events not projected yet"),
-    ("connections", "Database connections"),
-    ("query_ms", "Slowest query, ms"),
+    ("connections", "Connections to the database"),
+    ("query_ms", "Slowest query of the sample, ms"),
     ("memory_mib", "Memory of all processes, MiB"),
 )
 COLUMNS = {
@@ -120,8 +120,8 @@ def _graphs(evidence: Evidence) -> list[Block]:
         series = one.get("series", ())
         for name, title in SERIES:
             points = [(point["t"], _number(name, point[name])) for point in series if name in point]
-            # A line that never left zero says nothing.
-            if len(points) > 1 and any(value for _, value in points):
+            # A flat line says nothing that the table does not.
+            if len({value for _, value in points}) > 1:
                 found.append(Graph(f"{case}: {title}", points))
     return found
 
