@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from broker.cli.backup_common import known_passphrase, passphrase_option, target_argument
-from broker.cli.common import data_option, json_option, print_json, settings_for
+from broker.cli.common import confirm, data_option, json_option, print_json, settings_for
 
 if TYPE_CHECKING:
     from broker.cli.reviving import Restored
@@ -44,8 +44,7 @@ def restore(
     again. Everybody has to sign in again.
     """  # noqa: D301 - click's mark
     settings = settings_for(data)
-    if data is None and not yes:
-        click.confirm(f"Restore into {settings.data_dir} and {settings.certs_dir}?", abort=True)
+    confirm(f"Restore into {settings.data_dir} and {settings.certs_dir}?", yes=yes or data is not None)
     from broker.cli import reviving
 
     passphrase = known_passphrase(settings, passphrase_file)
