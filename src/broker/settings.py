@@ -38,7 +38,7 @@ MysqlUrl = Annotated[
         description="a mysql://user:password@host:port/database address",
     ),
 ]
-IssuerUrl = Annotated[
+WebUrl = Annotated[
     str,
     Meta(
         pattern=r"^(https://|http://(localhost|127\.0\.0\.1|\[::1\])(:|/|$))[^\s?#@]*$",
@@ -109,6 +109,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     portal_host: str = "127.0.0.1"
     portal_port: Port = 8080
     portal_session: Seconds = 1800.0
+    portal_certificate: Path | None = None
+    portal_key: Path | None = None
     trusted_proxies: Annotated[
         str, Meta(description="IP addresses and networks, separated by commas, or nothing")
     ] = ""
@@ -157,10 +159,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     login_window: Seconds = 900.0
 
     # Single sign-on, where there is an issuer.
-    oidc_issuer: IssuerUrl | None = None
+    oidc_issuer: WebUrl | None = None
     oidc_client_id: Annotated[str, Meta(min_length=1, max_length=512)] | None = None
     oidc_client_secret: Annotated[str, Meta(min_length=1, max_length=2048)] | None = None
     oidc_redirect_url: HttpsUrl | None = None
+    portal_oidc_redirect_url: WebUrl | None = None
     oidc_ca_file: Path | None = None
 
     # Logs and traces.
@@ -224,6 +227,11 @@ def load(file: Path | None = None, environ: Mapping[str, str] | None = None, **o
         raise SettingsError(_explain(str(error), values)) from None
     if settings.oidc_issuer is not None and settings.oidc_client_id is None:
         raise SettingsError("oidc_client_id (BROKER_OIDC_CLIENT_ID) is needed where oidc_issuer is set.")
+    if (settings.portal_certificate is None) != (settings.portal_key is None):
+        raise SettingsError(
+            "portal_certificate (BROKER_PORTAL_CERTIFICATE) and portal_key (BROKER_PORTAL_KEY) are set both, "
+            "or neither."
+        )
     _check_networks("trusted_proxies", settings.trusted_proxies)
     return settings
 

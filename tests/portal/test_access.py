@@ -23,6 +23,8 @@ GET  /profile                                   in  200 200 200
 POST /profile/password                          in  400 400 400
 GET  /login                                     200 303 303 303
 POST /login                                     403 in  in  in
+GET  /login/oidc                                404 404 404 404
+GET  /login/oidc/callback                       404 404 404 404
 GET  /logout                                    in  200 200 200
 POST /logout                                    in  403 403 403
 GET  /admin                                     in  403 403 200

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+import ssl
 
+import pytest
+from cryptography.hazmat.primitives import serialization
+
+from broker.errors import SettingsError
 from broker.projections import schema
-from broker.settings import Settings
+from broker.settings import Settings, load
 from support import databases
 from support.portals import portal
 from support.proxy import proxy_to_unix
@@ -57,6 +61,45 @@ async def test_elsewhere_than_on_loopback_it_speaks_tls(world):
         assert "; Secure" in cookie
         await client.sign_in()
         assert (await client.get("/profile")).status_code == 200
+
+
+async def test_browsers_see_the_certificate_of_the_settings(world):
+    """In place of the server's, where the portal speaks TLS; on loopback none is needed."""
+    cert, key = world.pki.write("portal", world.pki.authority.issue("portal", "server"))
+    own = {"portal_host": "0.0.0.0", "portal_certificate": cert, "portal_key": key}
+    async with (
+        portal(world, "mysql://nobody@127.0.0.1:1/none", **own) as client,
+        client.stream("GET", "/login") as answer,
+    ):
+        shown = answer.extensions["network_stream"].get_extra_info("ssl_object").getpeercert(True)
+    assert ssl.DER_cert_to_PEM_cert(shown) in cert.read_text()
+
+
+@pytest.mark.parametrize("wrong", ["missing", "another's", "sealed", "no PEM"])
+async def test_a_certificate_that_cannot_be_used_stops_the_start(world, tmp_path, wrong):
+    """With a sentence that names the files, and without asking anybody for a passphrase."""
+    cert, key = world.pki.server
+    given = tmp_path / "key.pem"
+    match wrong:
+        case "another's":
+            given = world.pki.write("another", world.pki.authority.issue("another", "server"))[1]
+        case "sealed":
+            loaded = serialization.load_pem_private_key(key.read_bytes(), None)
+            form = serialization.BestAvailableEncryption(b"x")
+            pkcs8 = serialization.PrivateFormat.PKCS8
+            given.write_bytes(loaded.private_bytes(serialization.Encoding.PEM, pkcs8, form))
+        case "no PEM":
+            given.write_text("no key")
+    own = {"portal_host": "0.0.0.0", "portal_certificate": cert, "portal_key": given}
+    with pytest.raises(SettingsError, match=str(given)):
+        async with portal(world, "mysql://nobody@127.0.0.1:1/none", **own):
+            pass
+
+
+def test_certificate_and_key_go_together():
+    """One without the other stops the start."""
+    with pytest.raises(SettingsError, match="portal_key"):
+        load(environ={"BROKER_PORTAL_CERTIFICATE": "x.pem"})
 
 
 @pytest.mark.parametrize("public", [True, False])

@@ -19,8 +19,10 @@ from broker import clock
 from broker.errors import SettingsError
 from broker.events import codec, sign_in
 from broker.events.user_commands import UserCommands
-from broker.services.server import oidc, oidc_provider
+from broker.services.server import oidc
 from broker.settings import load, shown
+from broker.web import oidc_provider
+from broker.web.oidc import LASTS_SECONDS
 from support.calling import Caller
 from support.provider import CLIENT_ID, SECRET, OidcProvider
 from support.serving import Answered
@@ -254,8 +256,8 @@ async def test_only_the_browser_that_began_can_end(world, server, browser, monke
     for bad in (changed, "", "x", "%00", "é"):
         assert await refused(f"{name}={bad}", address)
     with monkeypatch.context() as later:
-        moved = clock.now_ms() + oidc.LASTS_SECONDS * 1000 + 1
-        later.setattr(oidc.clock, "now_ms", lambda: moved)
+        moved = clock.now_ms() + LASTS_SECONDS * 1000 + 1
+        later.setattr(clock, "now_ms", lambda: moved)
         assert await refused(own, address)
     browser.cookie = own
     assert (await browser.end(address)).status == 200

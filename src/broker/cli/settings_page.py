@@ -65,10 +65,15 @@ MEANINGS: Final[dict[str, dict[str, str]]] = {
         "oidc_client_secret": "Its secret there, best in the environment; not set: a public client",
         "oidc_redirect_url": "Where the provider leads browsers back to, as it is registered there; not set: "
         "`/portal/auth/oidc/callback` on `localhost`, `server_port`",
+        "portal_oidc_redirect_url": "The same for the portal; not set: `/login/oidc/callback` on "
+        "`localhost`, `portal_port`",
         "oidc_ca_file": "CA certificates (PEM) that the provider may have too, besides the system's",
         "portal_host": "Where the portal listens: plain HTTP on a loopback address, TLS on any other",
         "portal_port": "Its port",
         "trusted_proxies": "Reverse proxies before portal and server whose `X-Forwarded-For` is believed",
+        "portal_certificate": "Certificate (PEM, with those between it and its CA) that browsers see where "
+        "the portal speaks TLS, read at the start; not set: the server's",
+        "portal_key": "Its key (PEM, without a passphrase)",
         "portal_session": "After this long without a request people sign in again",
     },
     "Connections and metrics": {

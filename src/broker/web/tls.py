@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from pathlib import Path
 
@@ -36,10 +37,23 @@ def server_context(cert: Path, key: Path, ca: Path, *, require_client: bool = Fa
 
 
 def browser_context(cert: Path, key: Path, ca: Path) -> ssl.SSLContext:
-    """For listeners that browsers come to: nobody is asked for a client certificate."""
+    """For listeners that browsers come to: nobody is asked for a client certificate.
+
+    Raises SettingsError where certificate and key cannot be used.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _common(context, ca)
-    context.load_cert_chain(cert, key)
+    for path in (cert, key):
+        if not os.access(path, os.R_OK):
+            raise SettingsError(f"{path} is not there, or cannot be read; browsers come over TLS here.")
+    try:
+        # Nobody is asked for a passphrase on a terminal.
+        context.load_cert_chain(cert, key, password="")
+    except ssl.SSLError as error:
+        raise SettingsError(
+            f"{cert} and {key} are not a certificate and its key, in PEM and without a passphrase "
+            f"({error.reason or 'unreadable'})."
+        ) from None
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
     return context
 

@@ -14,20 +14,25 @@ from broker.services.portal.parts import Parts
 from broker.services.portal.profile import Profile
 from broker.services.portal.secured import Secured
 from broker.services.portal.signing import Signing
+from broker.services.portal.single_sign_on import SingleSignOn
 from broker.web import application, metrics
 from broker.web.health import Checks, Health
+from broker.web.oidc_provider import Provider
 from broker.web.rate_limit import RateLimited, RateLimits
 
 HEALTH = "/health"
 
 
-def build(parts: Parts, checks: Checks, limits: RateLimits, *, secure: bool) -> ASGIApp:
-    """The application. `secure`: it is served over TLS."""
+def build(
+    parts: Parts, checks: Checks, limits: RateLimits, provider: Provider | None, *, secure: bool
+) -> ASGIApp:
+    """The application. `secure`: it is served over TLS. `provider`: where people may sign in, too."""
     routes = [
         Route(HEALTH, Health(checks).endpoint, methods=["GET"]),
         *([Route("/metrics", metrics.endpoint)] if parts.settings.metrics_public else []),
         *assets.routes(),
-        *Signing(parts.gate, parts.accounts).routes(),
+        *Signing(parts.gate, parts.accounts, single=provider is not None).routes(),
+        *SingleSignOn(parts, provider, secure=secure).routes(),
         *Dashboard(parts).routes(),
         *Messages(parts).routes(),
         *Profile(parts).routes(),

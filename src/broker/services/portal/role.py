@@ -19,7 +19,7 @@ from broker.events.rate_leases import Limiting
 from broker.events.sealing import Sealer
 from broker.events.trust import Trust
 from broker.projections.queries import Queries
-from broker.services.portal import app
+from broker.services.portal import app, single_sign_on
 from broker.services.portal.health import Checks
 from broker.services.portal.parts import Parts
 from broker.services.portal.tickets import Tickets
@@ -33,7 +33,8 @@ from broker.web.serving import serve_surface
 class PortalRole:
     """Serves pages until told to stop: in plain HTTP on a loopback address, else over TLS.
 
-    `trust` must be running. `cert`, `key` and `ca` are PEM files, needed only where it is not loopback.
+    `trust` must be running. `cert`, `key` and `ca` are PEM files, needed only where it is not loopback;
+    the settings may name a certificate that browsers know. Raises SettingsError.
     """
 
     def __init__(
@@ -57,7 +58,8 @@ class PortalRole:
         self._stopping = asyncio.Event()
         self._context: ssl.SSLContext | None = None
         if not settings.portal_plain:
-            self._context = tls.browser_context(cert, key, ca)
+            own = settings.portal_certificate or cert, settings.portal_key or key
+            self._context = tls.browser_context(*own, ca)
         secure = self._context is not None
         self._accounts = Accounts(settings, redis, keys, identity, keyring.index_key)
         gate = Gate(self._accounts, Tickets(keyring, secure=secure), idle=settings.portal_session)
@@ -78,7 +80,8 @@ class PortalRole:
         self._limiting = Limiting(settings, redis, keys, identity, sealer)
         limits = RateLimits(address=self._limiting.address, exempt=app.unlimited)
         checks = Checks(Probe(redis, keys, identity, trust, full), queries)
-        self.app = app.build(parts, checks, limits, secure=secure)
+        self._provider = single_sign_on.provider(settings)
+        self.app = app.build(parts, checks, limits, self._provider, secure=secure)
 
     async def run(self, stop: asyncio.Event, on_bound: Callable[[int], None] | None = None) -> None:
         """Serve until `stop`. Starts without Redis and the database: its pages then say what is away."""
@@ -96,6 +99,8 @@ class PortalRole:
                     on_bound=on_bound,
                 )
         finally:
+            if self._provider is not None:
+                await self._provider.aclose()
             await self._accounts.aclose()
             await self._limiting.aclose()
 

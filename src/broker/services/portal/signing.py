@@ -23,15 +23,22 @@ _WHY: Final = {
     "old": "That page was too old. Please sign in again.",
     "out": "You are signed out.",
 }
+_WRONG: Final = {
+    "vouched": "The identity provider did not vouch for anybody who may sign in here.",
+    "provider": "The identity provider cannot be used now. Try again later, or sign in with your password.",
+    "begin": "That sign-in was begun elsewhere, or too long ago. Begin again.",
+    "busy": "Too many people sign in at once. Try again in a moment.",
+}
 _REFUSED: Final = "E-mail address or password is wrong."
 
 
 class Signing:
-    """The endpoints."""
+    """The endpoints. `single`: there is another way to sign in, too."""
 
-    def __init__(self, gate: Gate, accounts: Accounts) -> None:
+    def __init__(self, gate: Gate, accounts: Accounts, *, single: bool) -> None:
         self._gate = gate
         self._accounts = accounts
+        self._single = single
 
     def routes(self) -> list[Route]:
         """All of them."""
@@ -48,7 +55,8 @@ class Signing:
         try:
             await self._gate(request)
         except SignInNeeded:
-            return self._page(request, target, said=_WHY.get(request.query_params.get("why", ""), ""))
+            why = request.query_params.get("why", "")
+            return self._page(request, target, said=_WHY.get(why, ""), wrong=_WRONG.get(why, ""))
         return pages.see(target)
 
     async def sign_in(self, request: Request) -> Response:
@@ -105,5 +113,13 @@ class Signing:
             ticket = tickets.fresh()
             self._gate.give(request, ticket)
         return pages.render(
-            request, "login.html", status, csrf=ticket.csrf, next=target, email=email, said=said, wrong=wrong
+            request,
+            "login.html",
+            status,
+            csrf=ticket.csrf,
+            next=target,
+            email=email,
+            said=said,
+            wrong=wrong,
+            single=self._single,
         )

@@ -24,7 +24,7 @@ from joserfc.jwk import Key, import_key
 
 from broker import clock, telemetry
 from broker.errors import BrokerError
-from broker.services.server import oidc_wire as wire
+from broker.web import oidc_wire as wire
 
 # Signed with a private key only: a shared secret would let everybody who can check a token make one.
 ALGORITHMS: Final = [
