@@ -5,34 +5,19 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from broker import clock
 from broker.domain import ids
-from broker.domain.certificates import CertificateEntry
 from broker.domain.message import Accepted, Refused
 from broker.domain.retry import RetryPolicy
 from broker.errors import Conflict, LogRefused
 from broker.events import codec, envelope, log_identity, standing
 from broker.events.archive.segments import ArchiveDamaged
 from broker.events.open_messages import FinishedMessage
+from support.repairs import certificate
 from support.rig import QUICK, Recorder
 from support.waiting import wait_until
 
 SLOW = msgspec.structs.replace(QUICK, retry=RetryPolicy(interval=3600.0))
 ENDS = {b"Delivered", b"RetryScheduled"}
-
-
-def certificate(name: str) -> CertificateEntry:
-    """A producer's certificate, good for a day."""
-    now = clock.now_ms()
-    return CertificateEntry(
-        fingerprint=name.encode().hex().ljust(64, "0"),
-        serial=name.encode().hex(),
-        client_id=name,
-        role="producer",
-        not_before_ms=now - 1000,
-        not_after_ms=now + 86_400_000,
-        issued_at_ms=now,
-    )
 
 
 def stored(draft) -> dict[bytes, bytes]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+from broker import clock
+from broker.domain.certificates import CertificateEntry
 from broker.events import connection, key_copies, log_identity
 from broker.events.appender import Appender
 from broker.events.archive import storage
@@ -65,6 +67,11 @@ class World(Rig):
             copies = key_copies.opened(self.settings, self.identity.log_id)
             keeper = KeyKeeper(self.redis, self.keys.control, incarnation, copies)
         return Archiver(feed, archive, Limits(size=1, seconds=0.0, poll=0.01), keeper=keeper)
+
+    async def copy_keys(self) -> None:
+        """What an archiver does within a second of every change."""
+        control = self.archiver(self.keys.control)
+        await control._keeper.catch_up()
 
     async def last(self, stream: Any) -> str:
         if not await self.redis.exists(stream.events):
@@ -167,6 +174,20 @@ class World(Rig):
         found["registry"] = {key: _entry(key, split(value)[1]) for key, value in registry.items()}
         found["keys"] = await self.redis.hgetall(self.keys.control.client_keys)
         return {name: value for name, value in found.items() if value}
+
+
+def certificate(name: str, number: int = 1) -> CertificateEntry:
+    """A producer's certificate, good for a day; another for each number."""
+    now = clock.now_ms()
+    return CertificateEntry(
+        fingerprint=f"{name.encode().hex()}{number:x}".rjust(64, "0"),
+        serial=f"{name.encode().hex()}{number:x}",
+        client_id=name,
+        role="producer",
+        not_before_ms=now - 1000,
+        not_after_ms=now + 86_400_000,
+        issued_at_ms=now,
+    )
 
 
 def _open(record: bytes) -> Any:

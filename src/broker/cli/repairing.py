@@ -144,7 +144,7 @@ def _show(found: Report) -> None:
     for one in found.streams:
         _show_stream(one)
     if found.keys_lost:
-        _lost(f"the keys of {_some(found.keys_lost)}; what they sealed cannot be read any more")
+        _lost(f"the newest keys of {_some(found.keys_lost)}; what they sealed cannot be read any more")
     if found.messages_lost:
         _lost(f"messages that the tables show as they were last seen: {_some(found.messages_lost)}")
     if found.rebuild:

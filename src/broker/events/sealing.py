@@ -151,6 +151,11 @@ class ClientKeys:
         return {key.master_key for key in _stored(client_id, wrapped).keys}
 
     @staticmethod
+    def numbers(client_id: str, wrapped: bytes) -> set[int]:
+        """The key numbers that a wrapped form holds. Raises Undecryptable."""
+        return {key.number for key in _stored(client_id, wrapped).keys}
+
+    @staticmethod
     def merged(client_id: str, *copies: bytes, active: int | None = None) -> bytes:
         """Every key number that one of these wrapped forms holds, earlier forms first; still wrapped.
 

@@ -15,7 +15,7 @@ from broker.events.sealing import ClientKeys
 
 
 class FoundKeys(msgspec.Struct, frozen=True):
-    """`wrapped` by client; `restored` from copies; `lost`: clients whose keys are nowhere."""
+    """`wrapped` by client; `restored` from copies; `lost`: clients of whose keys some are nowhere."""
 
     wrapped: dict[str, bytes]
     restored: list[str]
@@ -46,8 +46,10 @@ async def find(
         if not forms:
             lost.append(name)
             continue
-        merged = ClientKeys.merged(name, *forms, active=registry.active_keys.get(name))
-        found[name] = merged
+        active = registry.active_keys.get(name)
+        found[name] = ClientKeys.merged(name, *forms, active=active)
+        if active is not None and active not in ClientKeys.numbers(name, found[name]):
+            lost.append(name)
         if found[name] != held.get(name):
             restored.append(name)
     return FoundKeys(found, restored, lost, erased)

@@ -14,7 +14,8 @@ from broker.events.connection import Redis, call, text
 from broker.events.keys import ControlKeys, LogKeys, PartitionKeys, StreamKeys
 from broker.events.scripting import Script
 
-TTL_MS: Final = 30_000
+TTL_MS: Final = 6_000
+"""A repair that was killed holds others up so long. Safety does not rest on it: the fences do that."""
 REASON: Final = "it is being repaired; should that have been interrupted, run `broker streams repair` again"
 
 _lease: Final = Script("repair_lease", allow_oom=True)
@@ -47,7 +48,10 @@ class RepairLease:
     async def held(self) -> AsyncIterator[None]:
         """The lease for as long as the block takes. Raises Conflict while another repair is under way."""
         if not await _lease(self._redis, [self._key], [self.token, TTL_MS]):
-            raise Conflict("Another repair of this log is under way.")
+            raise Conflict(
+                "Another repair of this log is under way, or was killed a moment ago: try again in "
+                f"{TTL_MS // 1000} s."
+            )
         try:
             async with lifecycle.running(self._keep(), on_failure=lambda: None):
                 yield

@@ -55,7 +55,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     keys_restored: list[str] = []
     """Clients whose keys come from the copies, in whole or in part."""
     keys_lost: list[str] = []
-    """Clients whose keys are nowhere: their messages cannot be read any more."""
+    """Clients whose newest key is nowhere: what it sealed cannot be read any more."""
     messages_lost: list[str] = []
     """Messages that the tables know and the history does not; the first thousand of a stream."""
     rebuild: list[str] = []

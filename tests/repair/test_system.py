@@ -1,0 +1,139 @@
+"""The whole system on a Redis that is put back to an older state under its feet, and on one that is empty."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from typing import Any
+
+import psutil
+
+from support.system import System, eventually, running
+from support.waiting import wait_until
+
+
+async def send(system: System, count: int) -> None:
+    """Messages accepted by the gateway."""
+    async with system.client() as client:
+        sent = [
+            client.post(
+                "/api/v1/messages", json={"sender_number": "+4915200000000", "message_body": f"no {n}"}
+            )
+            for n in range(count)
+        ]
+        assert {answer.status_code for answer in await asyncio.gather(*sent)} == {202}
+
+
+def delivered(system: System) -> int:
+    return system.query("SELECT COUNT(*) AS n FROM messages WHERE status='delivered'")[0]["n"]
+
+
+async def repaired(system: System) -> dict[str, Any]:
+    """Repair, once the lease of a killed repair has run out."""
+
+    def tried() -> dict[str, Any] | None:
+        done = system.run("streams", "repair", "--yes", "--json")
+        assert done.returncode == 0 or "under way" in done.stderr, done.stderr
+        return json.loads(done.stdout) if done.stdout else None
+
+    return await eventually(tried)
+
+
+@contextmanager
+def paused(pid: int):
+    """Keep a process from noticing what happens meanwhile."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def roll_back(system: System, copy: Any) -> None:
+    """The disk of an hour ago, found by the server that is started again."""
+    supervisor = json.loads((system.data / "run" / "state.json").read_bytes())["pid"]
+    with paused(supervisor):
+        server = psutil.Process(system.kill("valkey"))
+        # Nobody waits for it now, so it stays a zombie.
+        while server.is_running() and server.status() != psutil.STATUS_ZOMBIE:
+            pass
+        shutil.rmtree(system.data / "valkey" / "appendonlydir")
+        copy.rename(system.data / "valkey" / "appendonlydir")
+
+
+async def test_a_redis_of_an_hour_ago_and_an_empty_one(tmp_path):
+    """⚠ Refused, repaired by a command that is killed once, and in use again; every message has one outcome."""
+    with running(tmp_path / "data", archive_segment_seconds=0.3, stream_history=0) as system:
+        assert system.run("client", "register", "gone").returncode == 0
+        await send(system, 15)
+        await eventually(lambda: delivered(system) == 15)
+        copy = tmp_path / "old"
+        shutil.copytree(system.data / "valkey" / "appendonlydir", copy)
+        await send(system, 15)
+        await eventually(lambda: delivered(system) == 30)
+        assert system.run("client", "erase", "gone", "--reason", "asked to", "--yes").returncode == 0
+        await eventually(lambda: system.query("SELECT 1 FROM audit_log WHERE type='ClientErased'"))
+
+        await asyncio.to_thread(roll_back, system, copy)
+        await eventually(lambda: refused(system))
+        await asyncio.to_thread(killed_in_mid_repair, system)
+        report = await repaired(system)
+        assert ([one["lost"] for one in report["streams"]], report["keys_lost"]) == ([0] * 6, [])
+        await eventually(lambda: system.status()["healthy"])
+        await send(system, 5)
+        await eventually(lambda: delivered(system) == 35)
+        assert outcomes(system) == {1}
+        shown = json.loads(system.run("client", "list", "--json").stdout)
+        assert {one["client_id"]: one["status"] for one in shown}["gone"] == "erased"
+
+        system.down()
+        shutil.rmtree(system.data / "valkey")
+        done = system.run("up", "--detach")
+        assert done.returncode == 1
+        assert "streams repair" in done.stdout + done.stderr
+        report = await repaired(system)
+        assert [one["lost"] for one in report["streams"]] == [0] * 6
+        system.up()
+        await send(system, 5)
+        await eventually(lambda: delivered(system) == 40)
+        assert outcomes(system) == {1}
+        done = system.run("projection", "rebuild", "--all", "--no-switch")
+        assert done.returncode == 0, done.stdout
+
+
+def refused(system: System) -> bool:
+    done = system.run("streams", "info", "--json")
+    return bool(done.stdout) and any(one["refused"] for one in json.loads(done.stdout))
+
+
+def killed_in_mid_repair(system: System) -> None:
+    """A repair that is killed as soon as it has begun to change anything."""
+    command = [sys.executable, "-m", "broker", "streams", "repair", "--yes", "--data", str(system.data)]
+    with subprocess.Popen(command, env=system.environ, stdout=subprocess.DEVNULL) as process:
+        asyncio.run(_begun(system, process))
+        process.kill()
+
+
+async def _begun(system: System, process: subprocess.Popen[bytes]) -> None:
+    redis, meta = system.redis(), system.keys().partitions[0].meta
+
+    async def begun() -> bool:
+        return process.poll() is not None or await redis.hexists(meta, "repair")
+
+    await wait_until(begun, within=60)
+    await redis.aclose()
+
+
+def outcomes(system: System) -> set[int]:
+    """How many outcomes messages have."""
+    rows = system.query(
+        "SELECT COUNT(*) AS n FROM audit_log WHERE type IN ('Delivered','Failed','MessageDiscarded') "
+        "GROUP BY subject"
+    )
+    return {row["n"] for row in rows}
