@@ -76,11 +76,10 @@ install_files() {
     put 0755 "$here/broker" /usr/local/bin/broker
     put 0644 "$here/sysusers.conf" /usr/lib/sysusers.d/broker.conf
     put 0644 "$here/tmpfiles.conf" /usr/lib/tmpfiles.d/broker.conf
-    for unit in "$here"/systemd/*.service "$here"/systemd/*.target; do
-        put 0644 "$unit" "/usr/lib/systemd/system/${unit##*/}"
+    for unit in "$here"/systemd/*.service "$here"/systemd/*.target "$here"/systemd/*.timer \
+        "$here"/systemd/*.d/*.conf; do
+        put 0644 "$unit" "/usr/lib/systemd/system/${unit#"$here/systemd/"}"
     done
-    put 0644 "$here/systemd/broker-.service.d/common.conf" \
-        /usr/lib/systemd/system/broker-.service.d/common.conf
     put_once 0640 "$here/etc/broker.toml" /etc/broker/broker.toml
     put_once 0640 "$here/etc/broker.env" /etc/broker/broker.env
 }

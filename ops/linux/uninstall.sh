@@ -8,9 +8,10 @@ case ${1:-} in
     --purge) purge=yes ;;
     *) echo "uninstall.sh: unknown option $1 (--purge)" >&2; exit 1 ;;
 esac
-systemctl disable --now broker.target 'broker-*.service' 2>/dev/null || :
-rm -f /usr/lib/systemd/system/broker.target /usr/lib/systemd/system/broker-*.service
-rm -rf /usr/lib/systemd/system/broker-.service.d /opt/broker
+systemctl disable --now broker-backup.timer broker.target 'broker-*.service' 2>/dev/null || :
+rm -f /usr/lib/systemd/system/broker.target /usr/lib/systemd/system/broker-*.service \
+    /usr/lib/systemd/system/broker-*.timer
+rm -rf /usr/lib/systemd/system/broker-*.service.d /opt/broker
 rm -f /usr/local/bin/broker /usr/lib/sysusers.d/broker.conf /usr/lib/tmpfiles.d/broker.conf
 systemctl daemon-reload
 if [ "$purge" = yes ]; then

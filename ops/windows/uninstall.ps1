@@ -10,6 +10,7 @@ foreach ($name in $Services) {
         & "$InstallDir\services\$name.exe" uninstall
     }
 }
+Unregister-ScheduledTask -TaskName 'MessageBrokerBackup' -Confirm:$false -ErrorAction SilentlyContinue
 foreach ($rule in @('Message broker: proxy', 'Message broker: portal')) {
     Remove-NetFirewallRule -DisplayName $rule -ErrorAction SilentlyContinue
 }

@@ -19,7 +19,10 @@ from broker.settings import Settings, load
 from support import docs
 
 KIT = docs.ROOT / "ops" / "linux"
-UNITS = sorted((KIT / "systemd").glob("*.service"))
+BACKUP = KIT / "systemd" / "broker-backup.service"
+UNITS = sorted(path for path in (KIT / "systemd").glob("*.service") if path != BACKUP)
+TIMER = BACKUP.with_suffix(".timer")
+ONCE = KIT / "systemd" / "broker-backup.service.d" / "once.conf"
 COMMON = KIT / "systemd" / "broker-.service.d" / "common.conf"
 PROGRAM = "/opt/broker/venv/bin/broker"
 PAGE = docs.ROOT / "docs" / "operations-linux.md"
@@ -33,6 +36,7 @@ ProtectSystem ProtectHome ProtectClock ProtectControlGroups ProtectHostname Prot
 ProtectKernelModules ProtectKernelTunables ProtectProc PrivateDevices PrivateTmp RemoveIPC LockPersonality
 RestrictAddressFamilies RestrictNamespaces RestrictRealtime RestrictSUIDSGID MemoryDenyWriteExecute
 SystemCallArchitectures SystemCallFilter SystemCallErrorNumber
+TimeoutStartSec Nice ReadWritePaths OnCalendar RandomizedDelaySec Persistent
 """
 KNOWN = set(DIRECTIVES.split())
 
@@ -82,12 +86,13 @@ def test_there_is_a_unit_for_every_role() -> None:
 
 def test_units_say_what_systemd_knows(units: Path) -> None:
     """Every name is systemd's; where systemd is installed its own parser takes them all, and sees a wrong one."""
-    used = {name for path in [*UNITS, COMMON] for name, _ in values(path)}
+    used = {name for path in [*UNITS, COMMON, BACKUP, ONCE, TIMER] for name, _ in values(path)}
     assert used <= KNOWN
     if SYSTEMD is None:
         return
     shutil.copy(units / "broker-worker@.service", units / "broker-worker@0.service")
-    for name in [*services.UNITS.values(), "broker-worker@0.service", "broker.target"]:
+    backup = (BACKUP.name, TIMER.name)
+    for name in [*services.UNITS.values(), "broker-worker@0.service", "broker.target", *backup]:
         done = systemd("verify", "--man=no", str(units / name), units=units)
         assert (done.stderr, done.returncode) == ("", 0), name
     path = units / "broker-gateway.service"
@@ -110,11 +115,25 @@ def test_units_are_tightly_held(units: Path) -> None:
     }
     if SYSTEMD is None:
         return
-    for name in services.UNITS.values():
+    for name in (*services.UNITS.values(), BACKUP.name):
         done = systemd("security", "--offline=yes", name, units=units)
         found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", done.stdout)
         assert found, done.stderr
         assert float(found[1]) < 2, name
+
+
+def test_backups_run_once_and_may_write_where_they_go() -> None:
+    """A command that exists, into the one place that its unit may write to and that the installer makes, every night."""
+    program, *words = shlex.split(dict(values(BACKUP))["ExecStart"])
+    assert program == PROGRAM
+    assert docs.problem(words) is None
+    once = dict(values(ONCE))
+    # What stays running is restarted; a backup comes with its timer. Drop-ins count in the order of their names.
+    assert (once["Type"], once["Restart"], once["TimeoutStartSec"]) == ("oneshot", "no", "infinity")
+    assert ONCE.name > COMMON.name
+    assert once["ReadWritePaths"] == words[2] == "/var/backups/broker"
+    assert ["d", words[2], "0700", "broker", "broker", "-"] in values_of(KIT / "tmpfiles.conf")
+    assert dict(values(TIMER))["Persistent"] == "true"
 
 
 def test_processes_are_given_time_to_finish() -> None:
@@ -166,7 +185,9 @@ def test_the_installer_puts_everything_into_a_root_and_keeps_settings(tmp_path: 
     root = tmp_path / "root"
     assert install(root, "--files-only").returncode == 0
     system = root / "usr" / "lib" / "systemd" / "system"
-    assert {path.name for path in system.glob("*.service")} == {path.name for path in UNITS}
+    assert {path.name for path in system.glob("*.service")} == {path.name for path in (*UNITS, BACKUP)}
+    assert (system / TIMER.name).read_bytes() == TIMER.read_bytes()
+    assert (system / "broker-backup.service.d" / ONCE.name).read_bytes() == ONCE.read_bytes()
     assert (system / "broker-.service.d" / "common.conf").read_bytes() == COMMON.read_bytes()
     secret = root / "etc" / "broker" / "broker.env"
     assert secret.stat().st_mode & 0o777 == 0o640
@@ -233,7 +254,7 @@ def test_the_page_names_what_is_installed() -> None:
     """Units, ports, files and commands of docs/operations-linux.md are those of the kit and the code."""
     page = PAGE.read_text("utf-8")
     named = set(re.findall(r"\bbroker-[a-z]+\b", page))
-    assert named == {f"broker-{role}" for role in ROLES}
+    assert named == {f"broker-{role}" for role in (*ROLES, "backup")}
     assert f"port {Settings().gateway_port}" in page
     for line in docs.shell_lines(PAGE):
         words = line[1:] if line[0] == "sudo" else line

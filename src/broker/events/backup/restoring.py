@@ -39,7 +39,7 @@ _CHECKED: Final = "checked"
 _MADE: Final = "made.json"
 _IDENTITY: Final = "run/log-identity.json"
 _REMAINS: Final = ".restored"
-_HARMLESS: Final = frozenset({FOLDER, _REMAINS, "lost+found"})
+_HARMLESS: Final = frozenset({FOLDER, _REMAINS, "log", "lost+found"})
 _OF_UP: Final = frozenset({"up.lock", "up.pid"})
 _PUBLIC_MODE: Final = 0o644
 
