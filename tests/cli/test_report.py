@@ -156,6 +156,17 @@ def test_load_cases_say_what_they_had_to_reach_and_what_they_reached() -> None:
     assert "TC-L-004: 99.5 messages/s were taken, as offered: that would be 8,596,800 a day" in text
 
 
+def test_a_load_case_that_failed_or_has_no_figures_says_so() -> None:
+    """By the tests that failed, or by how many there are."""
+    failed = {"tests/load/x.py::t": ran("TC-L-001", outcome="failed", said="too slow")}
+    text = document.markdown(report.blocks(passing(tests=failed)))
+    [line] = [line for line in text.splitlines() if line.startswith("| TC-L-001 | Sustained")]
+    assert "| failed: tests/load/x.py::t | 4 messages" in line
+    assert line.endswith("| FAIL |")
+    [line] = [line for line in text.splitlines() if line.startswith("| TC-L-008 | Multiple")]
+    assert line.endswith("| 1 test | – | PASS |")
+
+
 def test_figures_of_the_full_length_stay(tmp_path: Path) -> None:
     """A short run after a full one takes nothing away; on another source it does."""
     (tmp_path / "src").mkdir()

@@ -126,7 +126,7 @@ class Casebook:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Say so where nothing counts."""
-        if self._changed:
+        if self._changed and self.records:
             terminalreporter.write_line(
                 "The source changed while the tests ran: their outcomes are not kept for the report.",
                 yellow=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from broker.cli.readiness.cases import SAME_RUN, TARGETS
@@ -32,13 +33,14 @@ COLUMNS = {
 Figures = dict[str, Any]
 
 
-def results(evidence: Evidence, cases: list[CaseResult]) -> list[Block]:
-    """A row a case: target, what was reached, status."""
+def results(evidence: Evidence, cases: list[CaseResult], note: Callable[[CaseResult], str]) -> list[Block]:
+    """A row a case: target, what was reached, status; `note` where nothing was measured or it failed."""
     rows = []
     for one in cases:
         figures = of(evidence, one.case)
-        form = "–" if figures is None else _form(figures)
-        reached = "–" if figures is None else achieved(figures)
+        form, reached = ("–", "–") if figures is None else (_form(figures), achieved(figures))
+        if figures is None or one.status in {"FAIL", "NOT RUN"}:
+            form = note(one)
         rows.append([one.case, one.title, TARGETS[one.case], form, reached, one.status])
     return [Table(["Case", "What it asks", "Target", "Run", "Reached", "Status"], rows)]
 

@@ -134,7 +134,7 @@ def _section(evidence: Evidence, kind: Section) -> list[Block]:
         cases = [one for one in evidence.cases if one.case.split("-")[1] == prefix]
         if len(kind.prefixes) > 1:
             found.append(Heading(3, f"{title} ({cases[0].case} to {cases[-1].case})"))
-        found += load.results(evidence, cases) if kind.name == "load" else [_table(cases)]
+        found += load.results(evidence, cases, _note) if kind.name == "load" else [_table(cases)]
     return [*found, *load.figures(evidence)] if kind.name == "load" else found
 
 
