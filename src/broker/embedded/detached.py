@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from broker.embedded.process import EmbeddedError
-from broker.embedded.state import RunLock, State, alive, created, read
+from broker.embedded.state import STOP_ORDER, RunLock, State, alive, created, read
 from broker.errors import BrokerError
 from broker.settings import PREFIX, Settings, to_environ
 
@@ -87,7 +87,8 @@ def stop(settings: Settings, echo: Callable[[str], None]) -> int | None:
     said: set[str] = set()
     while lock.held():
         state = read(settings.data_dir)
-        for member in state.members if state else []:
+        # Two may have ended since the last look.
+        for member in sorted(state.members if state else [], key=lambda one: STOP_ORDER.index(one.role)):
             if member.state == "stopped" and member.name not in said:
                 said.add(member.name)
                 echo(f"{member.name} stopped")

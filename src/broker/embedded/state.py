@@ -14,6 +14,8 @@ import msgspec
 from broker.embedded.process import EmbeddedError
 
 Phase = Literal["starting", "running", "stopping", "stopped", "failed"]
+STOP_ORDER = ("gateway", "portal", "worker", "projector", "server", "mariadb", "valkey")
+"""The gateway first, so that nothing new comes in; the servers last, as all others need them."""
 
 
 class Member(msgspec.Struct, kw_only=True):

@@ -17,7 +17,7 @@ from broker.embedded.logs import Logs
 from broker.embedded.plan import Planned, claims, plan, with_ports
 from broker.embedded.process import EmbeddedError
 from broker.embedded.role import RoleProcess
-from broker.embedded.state import Member, RunLock, State, created, save
+from broker.embedded.state import STOP_ORDER, Member, RunLock, State, created, save
 from broker.embedded.summary import summary
 from broker.embedded.urls import mariadb, resolve, valkey
 from broker.errors import StoreUnavailable
@@ -26,8 +26,6 @@ from broker.settings import Settings, safe_url
 START_TIMEOUT = 90.0
 RESTARTS_AT_START = 3
 SERVER_GRACE = 30.0
-# The gateway first, so that nothing new comes in; the servers last, as all others need them.
-STOP_ORDER = (("gateway",), ("portal",), ("worker",), ("projector",), ("server",), ("mariadb",), ("valkey",))
 
 
 class Reporter(Protocol):
@@ -202,10 +200,10 @@ class Supervisor:
         self._changed()
         if self._keepers:
             self.reporter.step("Stopping")
-        for stage in STOP_ORDER:
-            embedded = stage[0] in ("mariadb", "valkey")
+        for role in STOP_ORDER:
+            embedded = role in ("mariadb", "valkey")
             grace = SERVER_GRACE if embedded else self.settings.grace_period + 2
-            stage_keepers = [keeper for keeper in self._keepers if keeper.member.role in stage]
+            stage_keepers = [keeper for keeper in self._keepers if keeper.member.role == role]
             await self._stop_stage(stage_keepers, grace, hurry)
 
     @staticmethod
