@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import os
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -13,6 +13,7 @@ import pytest
 from broker.embedded.mariadb import MariaDB
 from broker.embedded.valkey import Valkey
 from broker.events import connection
+from support import furnishing, spreading
 
 # A busy machine must not fail a property: no test asserts a duration.
 hypothesis.settings.register_profile("broker", deadline=None)
@@ -21,34 +22,38 @@ hypothesis.settings.load_profile("broker")
 
 pytest_plugins = ["support.casebook"]
 
-# Directories whose files take minutes. A spread run hands out files in this order: one of them at the end would leave
-# the other processes idle.
-LONG = ("system", "portal", "ops", "cli", "archive", "audit", "projections", "delivery", "load")
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes long comes first."""
+    """What takes long comes first: at the end it would leave the other processes of a spread run idle."""
     here = Path(__file__).parent
-    rank = {name: number for number, name in enumerate(LONG)}
-    items.sort(key=lambda item: rank.get(item.path.relative_to(here).parts[0], len(LONG)))
+    items.sort(key=lambda item: spreading.rank(item.path.relative_to(here).as_posix()))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Files that share a running system go to one process."""
+    return spreading.scheduler(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def furnished(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """One MariaDB makes its data directory, for all processes of a spread run; the others copy it."""
+    base = tmp_path_factory.getbasetemp()
+    furnishing.keep_at((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "furnished")
 
 
 @pytest.fixture(scope="session")
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
     """A Valkey that all tests share; tests that stop or fill one use `own_valkey`."""
-    server = Valkey(tmp_path_factory.mktemp("valkey"), maxmemory_mb=1024)
-    asyncio.run(server.start())
-    yield server
-    asyncio.run(server.stop())
+    with furnishing.kept(Valkey(tmp_path_factory.mktemp("valkey"), maxmemory_mb=1024)) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDB]:
     """A MariaDB that all tests share; tests that stop one use `own_mariadb`."""
-    server = MariaDB(tmp_path_factory.mktemp("mariadb"))
-    asyncio.run(server.start())
-    yield server
-    asyncio.run(server.stop())
+    with furnishing.kept(furnishing.furnish(MariaDB(tmp_path_factory.mktemp("mariadb")))) as server:
+        yield server
 
 
 @pytest.fixture
@@ -63,7 +68,7 @@ async def own_valkey(tmp_path: Path) -> AsyncIterator[Valkey]:
 @pytest.fixture
 async def own_mariadb(tmp_path: Path) -> AsyncIterator[MariaDB]:
     """A MariaDB for this test alone, to be killed."""
-    server = MariaDB(tmp_path / "mariadb", port=0)
+    server = furnishing.furnish(MariaDB(tmp_path / "mariadb", port=0))
     await server.start()
     yield server
     await server.stop()

@@ -11,20 +11,14 @@ from pathlib import Path
 import pytest
 
 from broker.cli.registry import COMMANDS
+from support import commands
 
 HEAVY = ("redis", "sqlalchemy", "pymysql", "aiomysql", "cryptography", "rich", "asyncio", "psutil", "alembic")
 
 
 def broker(*args: str, cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("BROKER_")}
-    return subprocess.run(
-        [sys.executable, "-P", "-m", "broker", *args],
-        cwd=cwd,
-        env=clean | environ,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return commands.run(*args, cwd=cwd, env=clean | environ)
 
 
 def test_help_imports_nothing_heavy(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from support.installation import Installation, installed
 from support.waiting import wait_until
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def installation(
     valkey: Valkey, mariadb: MariaDB, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Installation]:

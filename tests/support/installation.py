@@ -13,6 +13,7 @@ from typing import Any
 
 from broker.bootstrap import ROLES
 from broker.embedded.valkey import free_port
+from support import commands
 
 PORTS = ("gateway_port", "server_port", "portal_port", "worker_metrics_port", "projector_metrics_port")
 
@@ -41,14 +42,7 @@ class Installation:
 
     def broker(self, *args: str, **changes: str) -> subprocess.CompletedProcess[str]:
         """A command, with changes to its environment."""
-        return subprocess.run(
-            [sys.executable, "-m", "broker", *args],
-            env=self.surroundings(**changes),
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        return commands.run(*args, env=self.surroundings(**changes), timeout=120)
 
     def checked(self, command: str, **changes: str) -> dict[str, dict[str, Any]]:
         """What `preflight --json` or `smoke --json` found, by the checks' names; its exit code agrees."""

@@ -8,7 +8,6 @@ import os
 import signal
 import ssl
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,11 +17,13 @@ import httpx
 import psutil
 import pymysql
 
+from broker.embedded.mariadb import MariaDB
 from broker.embedded.urls import resolve
 from broker.events import connection, log_identity
 from broker.events.keys import LogKeys
 from broker.projections import address
 from broker.settings import Settings, load
+from support import commands, furnishing
 from support.waiting import wait_until
 
 PORTS = ("gateway_port", "server_port", "worker_metrics_port", "projector_metrics_port", "portal_port")
@@ -44,12 +45,14 @@ class System:
         own = {f"BROKER_{name.upper()}": str(value) for name, value in self.overrides.items()}
         return {name: value for name, value in os.environ.items() if not name.startswith("BROKER_")} | own
 
-    def run(self, *args: str, timeout: float = 240, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+    def run(self, *args: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """A `broker` command against this system."""
-        command = [sys.executable, "-m", "broker", *args, "--data", str(self.data)]
-        return subprocess.run(
-            command, env=self.environ, capture_output=True, text=True, timeout=timeout, check=False, **kwargs
-        )
+        return commands.run(*args, "--data", str(self.data), env=self.environ, **options)
+
+    def furnish(self) -> None:
+        """Spare MariaDB its first start."""
+        self.data.mkdir(mode=0o700, exist_ok=True)
+        furnishing.furnish(MariaDB(self.data / "mariadb"))
 
     def up(self, *args: str) -> None:
         done = self.run("up", "--detach", *args)
@@ -148,10 +151,12 @@ class System:
 
 
 @contextmanager
-def running(data: Path, *args: str, **settings: Any) -> Iterator[System]:
-    """`up`, and down again whatever happens."""
+def running(data: Path, *args: str, bare: bool = False, **settings: Any) -> Iterator[System]:
+    """`up`, and down again whatever happens; `bare` leaves everything to it."""
     system = System(data, **settings)
     try:
+        if not bare and "mysql_url" not in settings:
+            system.furnish()
         system.up(*args)
         yield system
     finally:

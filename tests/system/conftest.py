@@ -13,8 +13,8 @@ from support.system import System
 __all__ = ["pki", "world"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shared_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """A running system; its retries come after a second instead of thirty."""
-    with systems.running(tmp_path_factory.mktemp("shared"), retry_interval="1") as system:
+    """A running system that `up` made from nothing; its retries come after a second instead of thirty."""
+    with systems.running(tmp_path_factory.mktemp("shared"), bare=True, retry_interval="1") as system:
         yield system
