@@ -305,20 +305,33 @@ def test_what_passed_before_can_be_left_out(tmp_path: Path) -> None:
     assert casebook._passed(tmp_path, full=True) == {"passed", "in full"}
 
 
-@pytest.mark.parametrize(
-    ("options", "inside", "outside"),
-    [
-        (["--sections", "security"], "test_certificates.py", "test_ids.py"),
-        (["--sections", "load"], "test_throughput.py", "test_certificates.py"),
-        (["--quick"], "test_ids.py", "test_throughput.py"),
-    ],
-)
-def test_a_run_may_be_of_some_sections_only(options: list[str], inside: str, outside: str) -> None:
-    """`--sections` takes the tests of their cases, `--quick` leaves load and what shows only security out."""
+def test_a_run_may_be_of_a_section_only() -> None:
+    """`--sections` takes the tests of their cases, whatever else is named."""
+    inside, outside = "test_certificates.py", "test_ids.py"
     tests = [str(path) for path in (ROOT / "tests").rglob("test_*.py") if path.name in {inside, outside}]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "--collect-only", "-q", *options, *tests],
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "--sections", "security", *tests],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert inside in done.stdout, done.stdout + done.stderr
     assert outside not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("sections", "quick", "taken"),
+    [
+        (set(), False, ["plain", "safe", "fast", "both"]),
+        ({"security"}, False, ["safe", "both"]),
+        ({"load"}, False, ["fast"]),
+        ({"load", "functional"}, False, ["fast", "both"]),
+        (set(), True, ["plain", "both"]),
+    ],
+)
+def test_what_is_asked_for(
+    request: pytest.FixtureRequest, sections: set[str], quick: bool, taken: list[str]
+) -> None:
+    """`--quick` leaves load out, and what shows only security; what shows something else besides stays."""
+    cases = {"plain": [], "safe": ["TC-S-001"], "fast": ["TC-L-001"], "both": ["TC-S-001", "TC-W-001"]}
+    item = request.node
+    found = [name for name, own in cases.items() if casebook._asked_for(item, own, sections, quick=quick)]
+    assert found == taken
