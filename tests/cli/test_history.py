@@ -61,8 +61,9 @@ def _rows(system: System, message_id: str) -> list[dict]:
 def test_filters(system: System, message_id: str) -> None:
     """By type, client, stream and number; what does not exist is wrong use."""
     found = lines(system.run("events", "tail", "--type", "Delivered", "-n", "3", "--json").stdout)
+    # A message of another test may be delivered at its second attempt meanwhile.
     assert {event.type for event in found} == {"Delivered"}
-    assert found[-1].subject == message_id
+    assert message_id in {event.subject for event in found}
     control = lines(system.run("events", "tail", "--stream", "control", "--client", "demo", "--json").stdout)
     assert {event.type for event in control} >= {"ClientRegistered", "CertIssued"}
     assert all(event.stream == "control" and event.data["client_id"] == "demo" for event in control)
