@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
-from broker.cli.common import json_option, print_json, with_settings
+from broker.cli.common import UserPath, json_option, print_json, with_settings
 from broker.errors import BrokerError, NotFound
 from broker.settings import Settings
 
@@ -68,24 +69,40 @@ def status(settings: Settings, *, as_json: bool) -> None:
 @click.option(
     "--log-id", metavar="ID", help="The log, where neither the data directory nor the archive tells."
 )
+@click.option(
+    "--digests", type=UserPath(exists=True, dir_okay=False), help="Kept ones, instead of the archive's own."
+)
 @json_option
 @with_settings
-def verify(settings: Settings, streams: tuple[str, ...], log_id: str | None, *, as_json: bool) -> None:
+def verify(
+    settings: Settings,
+    streams: tuple[str, ...],
+    log_id: str | None,
+    digests: Path | None,
+    *,
+    as_json: bool,
+) -> None:
     """Read the whole archive and check every hash; needs neither Redis nor the database.
 
-    Names the first segment that is missing or was changed, and exits 1. An archive whose newest segments were
-    removed looks whole by itself; `broker archive status` compares it with Redis.
+    Names the first segment that is missing or was changed, and exits 1. Whoever can write the archive can
+    make manifests that fit changed segments; so its events are also held against the signed digests in it,
+    or those that you kept (`broker events digests`). An archive whose newest segments were removed looks
+    whole by itself; `broker archive status` compares it with Redis.
     """
     from broker.events.archive import storage
 
-    found = _verified(storage.opened(settings), settings, log_id, streams)
+    where = storage.opened(settings)
+    found = _verified(where, settings, log_id, streams)
+    if not any(one.damage for one in found):
+        found = asyncio.run(_vouched(where, settings, log_id, digests, found))
     if as_json:
         print_json(found)
     else:
         for one in found:
             end = f"up to {one.last}" if one.last else "nothing yet"
             good = "" if one.damage is None else ", before the damage"
-            click.echo(f"{one.stream}: segments {one.segments}, events {one.events} {end}{good}")
+            signed = "" if one.vouched is None else f", signed for: {one.vouched}"
+            click.echo(f"{one.stream}: segments {one.segments}, events {one.events} {end}{good}{signed}")
             if one.damage is not None:
                 click.echo(f"{click.style('damaged', fg='red')}: {one.damage}")
     sys.exit(1 if any(one.damage for one in found) else 0)
@@ -150,6 +167,32 @@ def _verified(
         if name not in known:
             raise NotFound(f"{where.shown} holds no stream {name}; there are {', '.join(known)}.")
     return [check(store.StreamArchive(where, log_id, name)) for name in names or known]
+
+
+async def _vouched(
+    where: Storage, settings: Settings, given: str | None, kept: Path | None, found: list[Verified]
+) -> list[Verified]:
+    """The same, held against digests."""
+    from broker.cli import verify
+    from broker.events import exported_check
+    from broker.events.digests import DigestInvalid
+    from broker.events.exported_source import Archive
+
+    source = Archive(where, meant(where, settings, given)[0])
+    held = []
+    try:
+        known = await verify.trusted_digests(source, verify.own_keys(settings), kept)
+    except DigestInvalid as error:
+        return [msgspec.structs.replace(one, damage=str(error)) for one in found]
+    for one in found:
+        try:
+            vouched = await exported_check.vouched(source, known, one.stream)
+            held.append(msgspec.structs.replace(one, vouched=vouched))
+        except BrokerError as error:
+            if error.code not in exported_check.FINDINGS:
+                raise
+            held.append(msgspec.structs.replace(one, damage=str(error)))
+    return held
 
 
 def meant(where: Storage, settings: Settings, given: str | None) -> tuple[str, list[str]]:

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from broker.events.exported_source import Source
     from broker.projections.store import Store
 
-WRONG = {"history_altered", "history_gap", "table_altered", "digest_invalid", "archive_damaged"}
-"""Errors that say something of the history, not of how it is reached."""
-
 
 @click.command()
 @click.argument("file", required=False, type=UserPath(exists=True, dir_okay=False))
@@ -167,51 +164,81 @@ class _progress:  # noqa: N801 - used like a function
 
 async def _live(settings: Settings, keys: list[bytes]) -> dict[str, Any]:
     from broker.cli import export, opening
-    from broker.events import digests as signing
-    from broker.events import digests_making
+    from broker.events import exported_check
     from broker.projections import audit_check
 
     report: dict[str, Any] = {"ok": True, "streams": {}, "rows": {}, "notes": []}
     try:
         async with export.exports(settings) as begins, opening.store(settings) as store:
-            known = signing.chained(await digests_making.recorded(begins.source))
-            for digest in known:
-                if keys and bytes.fromhex(digest.key) not in keys:
-                    raise signing.DigestInvalid(f"Digest {digest.number} is signed with another key.")
+            known = await trusted_digests(begins.source, keys)
             await audit_check.check_streams(store, begins.source.streams)
             for stream in begins.source.streams:
                 await _stream(begins.source, store, known, stream, report)
     except BrokerError as error:
-        if error.code not in WRONG:
+        if error.code not in exported_check.FINDINGS | {audit_check.TableAltered.code}:
             raise
-        return {"ok": False, "where": "", "what": error.code, "detail": str(error)}
+        where = str(getattr(error, "where", None) or "")
+        return {"ok": False, "where": where, "what": error.code, "detail": str(error)}
     signed = sum(state.events for state in known[-1].streams.values()) if known else 0
     report |= {
         "events": sum(report["streams"].values()),
         "digests": len(known),
         "signed_until": known[-1].at if known else None,
     }
+    if behind := report["events"] - sum(report["rows"].values()):
+        report["notes"].append(f"audit_log does not hold {behind} events yet; those that it holds are right.")
     if late := report["events"] - signed:
         report["notes"].append(f"{late} events came after the newest digest: chained, not signed for yet.")
     return report
+
+
+async def trusted_digests(source: Source, keys: list[bytes], kept: Path | None = None) -> list[Digest]:
+    """The digests of a history, or those kept in a file: in order, and signed with one of `keys` if any.
+
+    Raises DigestInvalid, and what reading them does.
+    """
+    from broker.events import digests as signing
+    from broker.events import digests_making, exported_file
+
+    signed = await digests_making.recorded(source) if kept is None else exported_file.read_digests(kept)
+    known = signing.chained(signed)
+    for digest in known:
+        if keys and bytes.fromhex(digest.key) not in keys:
+            raise signing.DigestInvalid(f"Digest {digest.number} is signed with another key.")
+    return known
+
+
+def own_keys(settings: Settings) -> list[bytes]:
+    """The public keys of this installation."""
+    return [_key(path) for path in _own_key(settings)]
 
 
 async def _stream(
     source: Source, store: Store, known: list[Digest], stream: str, report: dict[str, Any]
 ) -> None:
     from broker.events.exported_check import checked
+    from broker.events.exported_walk import HistoryAltered
     from broker.events.positions import start
     from broker.projections import checkpoints
-    from broker.projections.audit_check import TableCheck
+    from broker.projections.audit_check import TableCheck, first_difference
 
     every = await checkpoints.everything(store)
     own = [one.position for one in every if (one.projection, one.position.stream) == ("audit_log", stream)]
-    table = TableCheck(store, stream, own[0] if own else start(stream))
+    checkpoint = own[0] if own else start(stream)
+    table = TableCheck(store, stream, checkpoint)
     count = 0
-    async for block in checked(source, known, stream):
-        await table.compare(block)
-        count += len(block)
-    await table.finish(source)
+    try:
+        async for block in checked(source, known, stream):
+            await table.compare(block)
+            count += len(block)
+        await table.finish(source)
+    except HistoryAltered as error:
+        # A digest tells between which events; the table, where it was not altered with them, tells the first.
+        differs = await first_difference(source, store, stream, checkpoint)
+        if differs is None:
+            raise
+        told = f"{error.detail} Seen from audit_log, the first that differs: {differs.detail}"
+        raise HistoryAltered(told, str(differs.where)) from None
     report["streams"][stream], report["rows"][stream] = count, table.rows
 
 

@@ -4,47 +4,79 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from typing import Final
 
+from broker.errors import UnknownEvent
 from broker.events import chain, digests
-from broker.events.digests import Digest, StreamDigest
+from broker.events.archive.reader import HistoryGap
+from broker.events.archive.segments import ArchiveDamaged
+from broker.events.digests import Digest, DigestInvalid, StreamDigest
 from broker.events.exported_source import Linked, Source, linked
 from broker.events.exported_walk import HistoryAltered
 from broker.events.positions import Position, start
 
+FINDINGS: Final = {HistoryGap.code, ArchiveDamaged.code, HistoryAltered.code, DigestInvalid.code}
+"""Codes of errors that say something of the history, not of how it is reached."""
 
-async def checked(source: Source, known: Sequence[Digest], stream: str) -> AsyncGenerator[list[Linked]]:
+
+async def checked(
+    source: Source, known: Sequence[Digest], stream: str, *, whole: bool = True
+) -> AsyncGenerator[list[Linked]]:
     """Every event of a stream, those after the newest digest too. Raises HistoryAltered, as soon as known.
 
-    `known` are all digests, from the first on.
+    `known` are all digests, from the first on. `whole`: the source has every event that they vouch for.
     """
-    waiting = [(digest.number, digests.of(digest.streams, stream)) for digest in reversed(known)]
-    count = 0
-    async with aclosing(linked(source, stream, start(stream), chain.GENESIS)) as blocks:
+    states = [(digest.number, digests.of(digest.streams, stream)) for digest in reversed(known)]
+    waiting = [(number, state.end(stream), state) for number, state in states]
+    count, last, head = 0, start(stream), chain.GENESIS
+    async with aclosing(linked(source, stream, last, head)) as blocks:
         async for block in blocks:
             for one in block:
-                while waiting and waiting[-1][1].end(stream) < one.stored.position:
-                    number, state = waiting.pop()
-                    if state.events != count:
-                        raise _altered(stream, number, state, count, None)
-                count += 1
-                if waiting and waiting[-1][1].end(stream) == one.stored.position:
-                    number, state = waiting[-1]
-                    if (state.events, state.head) != (count, one.hash.hex()):
-                        raise _altered(stream, number, state, count, one.stored.position)
+                position = one.stored.position
+                while waiting and waiting[-1][1] < position:
+                    _held(known, stream, waiting.pop(), (count, last, head))
+                count, last, head = count + 1, position, one.hash
+                if waiting and waiting[-1][1] == position:
+                    _held(known, stream, waiting[-1], (count, last, head))
             yield block
-    for number, state in reversed(waiting):
-        if state.events != count:
-            raise _altered(stream, number, state, count, None)
+    for each in reversed(waiting):
+        if whole or each[1] <= last:
+            _held(known, stream, each, (count, last, head))
 
 
-def _altered(
-    stream: str, number: int, state: StreamDigest, count: int, at: Position | None
-) -> HistoryAltered:
-    found = (
-        f"at {at} another hash was found"
-        if at is not None and state.events == count
-        else f"{count} were found"
+def _held(
+    known: Sequence[Digest],
+    stream: str,
+    said: tuple[int, Position, StreamDigest],
+    found: tuple[int, Position, bytes],
+) -> None:
+    """Raises HistoryAltered unless a digest says just this: how many events there are, the last, its hash."""
+    (number, end, state), (count, last, head) = said, found
+    if (state.events, end, state.head) == (count, last, head.hex()):
+        return
+    before = digests.of(known[number - 2].streams, stream) if number > 1 else digests.UNCOVERED
+    if state.events != count:
+        other = f"{count} were found"
+    else:
+        other = "another hash was found" if end == last else f"the last that was found is {last.entry_id}"
+    raise HistoryAltered(
+        f"Digest {number} vouches for {state.events} events of stream {stream} up to {state.last}: {other}.",
+        f"stream {stream} after {before.last}, up to {state.last}",
     )
-    return HistoryAltered(
-        f"Digest {number} vouches for {state.events} events of stream {stream} up to {state.last}: {found}."
-    )
+
+
+async def vouched(source: Source, known: Sequence[Digest], stream: str) -> int:
+    """How many events of a stream that may end early are right by these digests. Raises as `checked`.
+
+    What was no event was never signed for, and ends it.
+    """
+    count = found = 0
+    ends = {digests.of(digest.streams, stream).events for digest in known}
+    try:
+        async with aclosing(checked(source, known, stream, whole=False)) as blocks:
+            async for block in blocks:
+                count += len(block)
+                found = max((end for end in ends if end <= count), default=0)
+    except UnknownEvent:
+        pass
+    return found

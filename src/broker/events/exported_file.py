@@ -16,7 +16,7 @@ import msgspec
 
 from broker.errors import BrokerError
 from broker.events import positions, private_files
-from broker.events.digests import Signed
+from broker.events.digests import DigestInvalid, Signed
 from broker.events.exported_walk import Filter
 from broker.events.positions import Position
 
@@ -36,6 +36,12 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     form: str
     wanted: Filter
     digest: int
+
+
+class _Shown(msgspec.Struct, frozen=True):
+    number: int
+    body: str
+    signature: str
 
 
 class Target:
@@ -102,6 +108,18 @@ def digest_line(signed: Signed) -> bytes:
     """A digest as JSON, as the verifier takes it."""
     shown = {"number": signed.number, "body": signed.body, "signature": signed.signature.hex()}
     return msgspec.json.encode(shown)
+
+
+def read_digests(path: Path) -> list[Signed]:
+    """The digests in a file of such lines, in order. Raises DigestInvalid, OSError."""
+    found = []
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            shown = msgspec.json.decode(line, type=_Shown)
+            found.append(Signed(shown.number, shown.body, bytes.fromhex(shown.signature)))
+        except (msgspec.MsgspecError, ValueError):
+            raise DigestInvalid(f"Line {number} of {path} is no signed digest.") from None
+    return sorted(found, key=lambda one: one.number)
 
 
 def _opened(path: Path, flags: int) -> IO[bytes]:

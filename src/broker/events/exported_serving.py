@@ -5,21 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Final
 
 import msgspec
 
 from broker.errors import BrokerError
 from broker.events import digests, digests_making
-from broker.events.digests import DigestInvalid, Signed
+from broker.events.digests import Signed
+from broker.events.exported_check import FINDINGS
 from broker.events.exported_formats import Format
 from broker.events.exported_session import Export
 from broker.events.exported_source import Source
-from broker.events.exported_walk import HistoryAltered, Walk
+from broker.events.exported_walk import Walk
 from broker.events.positions import Position
-
-_FINDINGS: Final = {"history_gap", "archive_damaged", HistoryAltered.code, DigestInvalid.code}
-"""Codes of errors that are findings of a verification."""
 
 
 class Checked(msgspec.Struct, frozen=True):
@@ -58,7 +55,7 @@ async def check(source: Source, count: int) -> Checked:
         until = known[-1].at if known else None
         events = await Walk(source, known).check(count)
     except BrokerError as error:
-        if error.code not in _FINDINGS:
+        if error.code not in FINDINGS:
             raise
         problem = str(error)
     return Checked(problem, len(signed), events, until)

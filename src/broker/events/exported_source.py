@@ -7,7 +7,7 @@ from contextlib import aclosing
 from typing import NamedTuple, Protocol
 
 from broker.events import chain
-from broker.events.archive import reader
+from broker.events.archive import reader, store
 from broker.events.archive.segments import Entry
 from broker.events.archive.storage import Storage
 from broker.events.archive.store import StreamArchive
@@ -48,6 +48,22 @@ class History:
         incarnation = self._identity.incarnations[stream]
         async for block in reader.history(archive, self._redis, self._keys[stream], incarnation, after):
             yield [event(entry) for entry in block]
+
+
+class Archive:
+    """What the archive of one log holds, without the log."""
+
+    def __init__(self, storage: Storage, log_id: str) -> None:
+        self._storage = storage
+        self._log_id = log_id
+        self.streams = tuple(store.streams(storage, log_id))
+
+    async def blocks(self, stream: str, after: Position) -> AsyncGenerator[list[Stored]]:
+        """As in Source; raises ArchiveDamaged, ArchiveUnavailable and UnknownEvent alone."""
+        archive = StreamArchive(self._storage, self._log_id, stream)
+        async for segment in reader.archived(archive, after):
+            for block in segment.blocks:
+                yield [event(entry) for entry in block]
 
 
 def event(entry: Entry) -> Stored:

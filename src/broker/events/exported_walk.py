@@ -36,6 +36,11 @@ class HistoryAltered(BrokerError):
 
     code = "history_altered"
 
+    def __init__(self, detail: str = "", where: str = "") -> None:
+        self.where = where
+        """The events among which something is wrong."""
+        super().__init__(detail)
+
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
     """Which events; `since` and `until` are milliseconds of when they occurred, `until` excluded."""

@@ -9,8 +9,8 @@ from typing import Any, Final
 import msgspec
 
 from broker.errors import BrokerError, UnknownEvent
-from broker.events import codec, envelope, exported
-from broker.events.exported_source import Linked, Source
+from broker.events import chain, codec, envelope, exported
+from broker.events.exported_source import Linked, Source, linked
 from broker.events.positions import Position, start
 from broker.projections import audit_log, base, queries
 from broker.projections.store import Store
@@ -20,6 +20,11 @@ class TableAltered(BrokerError):
     """The table audit_log is not what the log says."""
 
     code = "table_altered"
+
+    def __init__(self, detail: str = "", where: Position | None = None) -> None:
+        self.where = where
+        """The first event that is concerned."""
+        super().__init__(detail)
 
 
 LATER: Final = 10_000
@@ -54,15 +59,14 @@ class TableCheck:
             position = one.stored.position
             found = Position(self._stream, int(row["ms"]), int(row["seq"]))
             if found != position:
-                raise TableAltered(
-                    f"{min(found, position)} {'was inserted' if found < position else 'is missing'}."
-                )
+                kind = "was inserted" if found < position else "is missing"
+                raise _altered(min(found, position), kind)
             if name := _difference(one, row):
-                raise TableAltered(f"{position} was changed: {name}.")
+                raise _altered(position, f"was changed: {name}")
         if len(rows) != len(wanted):
             first = min(len(rows), len(wanted))
             where = wanted[first].stored.position if len(rows) < len(wanted) else _position(rows[first])
-            raise TableAltered(f"{where} {'is missing' if len(rows) < len(wanted) else 'was inserted'}.")
+            raise _altered(where, "is missing" if len(rows) < len(wanted) else "was inserted")
         self.rows += len(rows)
         self._at = last
 
@@ -85,7 +89,7 @@ class TableCheck:
                     break
         for row in rows:
             if _position(row) not in known:
-                raise TableAltered(f"{_position(row)} was inserted.")
+                raise _altered(_position(row), "was inserted")
 
     async def _rows(self, last: Position) -> list[dict[str, Any]]:
         return list(
@@ -95,6 +99,24 @@ class TableCheck:
                 (self._stream, self._at.ms, self._at.ms, self._at.seq, last.ms, last.ms, last.seq),
             )
         )
+
+
+async def first_difference(
+    source: Source, store: Store, stream: str, checkpoint: Position
+) -> TableAltered | None:
+    """Where log and table part, whichever of them is right. Raises what reading them does."""
+    table = TableCheck(store, stream, checkpoint)
+    try:
+        async with aclosing(linked(source, stream, start(stream), chain.GENESIS)) as blocks:
+            async for block in blocks:
+                await table.compare(block)
+    except TableAltered as found:
+        return found
+    return None
+
+
+def _altered(position: Position, what: str) -> TableAltered:
+    return TableAltered(f"{position} {what}.", position)
 
 
 def _position(row: dict[str, Any]) -> Position:

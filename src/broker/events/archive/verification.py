@@ -22,6 +22,8 @@ class Verified(msgspec.Struct, frozen=True):
     sha256: str | None
     """Of the last segment found right."""
     damage: str | None = None
+    vouched: int | None = None
+    """Events that signed digests vouch for; None where that was not looked at."""
 
 
 def verify(archive: StreamArchive) -> Verified:
