@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
+
 import msgspec
 import pytest
 
@@ -9,9 +12,13 @@ from broker.domain import ids
 from broker.domain.message import Accepted, Refused
 from broker.domain.retry import RetryPolicy
 from broker.errors import Conflict, LogRefused
-from broker.events import codec, envelope, log_identity, standing
+from broker.events import codec, envelope, key_copies, log_identity, standing
 from broker.events.archive.segments import ArchiveDamaged
 from broker.events.open_messages import FinishedMessage
+from broker.events.positions import at
+from broker.events.repair.plan import RepairRefused
+from broker.projections import catalog
+from support import databases, readmodels
 from support.repairs import certificate
 from support.rig import QUICK, Recorder
 from support.waiting import wait_until
@@ -256,3 +263,55 @@ async def test_an_unreadable_archive_changes_nothing(world):
     assert await world.derived() == before
     assert (await log_identity.load(world.redis, world.settings)) == world.identity
     await world.submit(1)
+
+
+async def test_what_is_lost_for_good_is_told(world):
+    """A halted audit log, no copies: which messages and keys are gone; what the tables know to have ended, ended."""
+    await world.clients.register_client("acme", actor="system")
+    await wait_until(lambda: world.trust.client("acme"))
+    early = await world.submit(2, partition=0, client="acme")
+    await world.archive()
+    await world.project()
+    await world.store.execute("UPDATE checkpoints SET halted='asked to' WHERE projection='audit_log'")
+    async with world.working(channels=[Recorder()]):
+        await world.all_finished(early)
+    late = await world.submit(2, partition=0, client="acme")
+    others = [each for each in catalog.projections() if each.name != "audit_log"]
+    (end,) = {at("0", await world.last(world.keys.partitions[0]))}
+    runner = readmodels.runner(
+        world.redis, world.keys.partitions[0], world.identity, world.store, projections=others
+    )
+    async with readmodels.running(runner):
+        await wait_until(lambda: readmodels.reached(world.store, end, [each.name for each in others[:1]]))
+    key_copies.opened(world.settings, world.identity.log_id).erase("acme")
+
+    await world.empty()
+    report = await world.repaired()
+    assert report.streams[0].lost == 6
+    assert sorted(report.messages_lost) == sorted(map(ids.text, late))
+    assert report.keys_lost == ["acme"]
+    assert set(report.rebuild) == {"messages", "attempts", "statistics"}
+    assert {(await world.state(one)).outcome for one in early} == {"delivered"}
+    seen = Recorder()
+    async with world.working(channels=[seen]):
+        fresh = await world.submit(2, partition=0)
+        await world.all_finished(fresh)
+    assert sorted(seen.seen) == sorted(fresh)
+    await world.archive()
+
+
+async def test_history_that_is_nowhere_is_not_made_up(world):
+    """Redis goes on after events that were cut, and the archive that had them is gone: refused, nothing changed."""
+    sent = await world.submit(3, partition=0)
+    async with world.working(channels=[Recorder()]):
+        await world.all_finished(sent)
+    await world.project()
+    await world.archive(trim=True)
+    await world.submit(1, partition=0)
+    shutil.rmtree(world.directory / "archive")
+    await asyncio.to_thread(databases.clear, world.store._url)
+    before = await world.derived()
+    with pytest.raises(RepairRefused, match="bring the archive's files back"):
+        await world.repair().run()
+    assert await world.derived() == before
+    await world.submit(1, partition=0)

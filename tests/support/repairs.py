@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,17 @@ from broker.events.appender import Appender
 from broker.events.archive import storage
 from broker.events.archive.archiver import Archiver, Limits
 from broker.events.archive.store import StreamArchive
+from broker.events.archive.trimming import Trimmer
 from broker.events.certificate_commands import CertificateCommands
 from broker.events.client_commands import ClientCommands
 from broker.events.control import Registry, split
 from broker.events.feed import Feed
 from broker.events.key_copies import KeyKeeper
 from broker.events.keys import ARCHIVE_GROUP
-from broker.events.positions import at
+from broker.events.positions import at, start
 from broker.events.reopening import Reopening
 from broker.events.repair.run import Repair, Report
+from broker.projections import catalog
 from broker.projections.repairing import StoredTables
 from broker.projections.store import Store
 from broker.settings import Settings
@@ -78,13 +81,27 @@ class World(Rig):
             return "0-0"
         return (await self.redis.xinfo_stream(stream.events))["last-generated-id"].decode()
 
-    async def archive(self) -> None:
-        """Archive all there is now."""
+    async def archive(self, *, trim: bool = False) -> None:
+        """Archive all there is now; `trim`: cut from Redis what nobody needs there any more."""
         ends = [await self.last(stream) for stream in self.keys.streams]
         archivers = [self.archiver(stream) for stream in self.keys.streams]
         async with archives.running(*archivers):
             for one, end in zip(archivers, ends, strict=True):
                 await wait_until(lambda o=one, e=end: e == "0-0" or ((s := o.status.sealed) and s.last >= e))
+            if trim:
+                await self._trim(archivers)
+
+    async def _trim(self, archivers: Sequence[Archiver]) -> None:
+        readers = await StoredTables(self.store).readers()
+        trimmer = Trimmer(archivers, dict, lambda: 0)
+        for one in archivers:
+            if not one.owning:
+                continue
+            stream = one.feed.stream
+            known = readers.get(stream, {})
+            wanted = [each.name for each in catalog.projections() if each.wants(stream)]
+            needs = {name: known[name].position if name in known else start(stream) for name in wanted}
+            await trimmer.trim(one, needs)
 
     async def project(self) -> None:
         """Apply all there is now to the tables."""
@@ -154,6 +171,17 @@ class World(Rig):
         await wait_until(self.trust.fresh)
 
     # -- What there is ------------------------------------------------------------------------------------
+
+    async def unreadable(self) -> list[bytes]:
+        """Open messages whose ciphertext is not at hand."""
+        found = []
+        for keys in self.keys.partitions:
+            for message_id, record in (await self.redis.hgetall(keys.open)).items():
+                entry = record.split(b"|", 1)[0]
+                aside = await self.redis.hexists(keys.bodies, message_id)
+                if not aside and not await self.redis.xrange(keys.events, entry, entry):
+                    found.append(message_id)
+        return found
 
     async def derived(self) -> dict[str, Any]:
         """What follows from the events, so that it can be compared: without what a repair cannot know."""
