@@ -10,7 +10,8 @@ import pytest
 
 from broker.errors import Conflict
 from broker.events import positions
-from broker.events.backup import bundle, layout, sealing
+from broker.events.archive.store import StreamArchive
+from broker.events.backup import bundle, layout, sealing, streams
 from broker.events.backup.layout import BackupError
 from broker.events.backup.repository import Repository
 from support import archives, backups
@@ -150,6 +151,35 @@ async def test_wrong_targets(source, target, tmp_path) -> None:
         await backups.create(msgspec.structs.replace(source, identity=identity), target)
     with pytest.raises(BackupError, match=r"letter\.txt"):
         await backups.create(source, full / "letter.txt" / "target")
+
+
+async def test_keys_that_are_elsewhere(source, target, tmp_path) -> None:
+    """⚠ A machine without the CA's key does not take it from the backups that have it."""
+    await backups.create(source, target)
+    lesser = msgspec.structs.replace(source.settings, ca_key=tmp_path / "nowhere" / "ca.key")
+    (source.settings.certs_dir / "ca.key").rename(tmp_path / "ca.key")
+    try:
+        with pytest.raises(BackupError, match=r"certs/ca\.key: in the backups"):
+            await backups.create(msgspec.structs.replace(source, settings=lesser), target)
+    finally:
+        (tmp_path / "ca.key").rename(source.settings.certs_dir / "ca.key")
+    report = backups.verify(target)
+    assert (len(report.backups), report.ok) == (1, True)
+
+
+async def test_a_stream_that_redis_holds_nothing_of(source, target) -> None:
+    """⚠ What is archived after the end was noted is not taken: its client may be none of the backup's."""
+    await backups.append(source, 4)
+    await backups.archive_all(source)
+    keys = source.keys.partitions[0]
+    archive = StreamArchive(source.storage, source.identity.log_id, keys.stream)
+    manifests = archives.manifests(archive)
+    noted = streams.End(None, manifests[-2].end, 0, 0)
+    backup = streams.StreamBackup(
+        Repository(target), archive, "x", "inc", size=1000, on_events=lambda _: None
+    )
+    part = await backup.take(source.redis, keys, noted, None)
+    assert (part.position, part.tail) == (manifests[-2].last, [])
 
 
 async def test_two_at_once(source, target) -> None:

@@ -21,6 +21,7 @@ from broker.cli.backup_common import (
     verified,
 )
 from broker.cli.common import UserPath, json_option, print_json, with_settings
+from broker.errors import NotFound
 from broker.settings import Settings
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def verify(
     passphrase the keys are opened, too.
     """
     passphrase = given_passphrase(settings, passphrase_file)
-    report = verified(target, name, passphrase, trusted(settings, keys))
+    report = verified(target, name, passphrase, trusted(settings, keys, target))
     if as_json:
         import msgspec
 
@@ -119,6 +120,11 @@ async def _create(settings: Settings, target: Path, passphrase: str, **options: 
     from broker.events.backup.creating import Creation, Source
     from broker.events.digests_key import DigestKey
 
+    signer = settings.data_dir / "keys" / "digest-key"
+    if not signer.exists():
+        raise NotFound(
+            f"{signer} is missing: make backups where the projector runs, which has made that key."
+        )
     async with opening.administration(settings) as tools:
         source = Source(
             tools.settings,
@@ -159,9 +165,7 @@ def _show(report: Report, target: Path) -> None:
     for path in report.unlisted:
         click.echo(f"{click.style('foreign', fg='red')}: {path} belongs to no backup.")
     if report.interrupted:
-        click.echo(
-            f"Left by an interrupted backup, to be removed by the next: {len(report.interrupted)} files."
-        )
+        click.echo(f"Left by an interrupted backup, or of one under way: {len(report.interrupted)} files.")
     if not report.backups:
         click.echo(f"There is no backup in {target}.")
     elif not report.proved:

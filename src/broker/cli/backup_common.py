@@ -46,14 +46,21 @@ def given_passphrase(settings: Settings, file: Path | None) -> str | None:
     return found
 
 
-def trusted(settings: Settings, keys: tuple[Path, ...]) -> set[str] | None:
-    """Public keys in hex, those given or the installation's; None where there are none."""
+def trusted(settings: Settings, keys: tuple[Path, ...], target: Path) -> set[str] | None:
+    """Public keys in hex, those given or the installation's, if it is of the same log; None without any."""
+    from broker.events import log_identity
     from broker.events.backup import bundle
+    from broker.events.backup.repository import Repository
 
     found = {key for path in keys for key in bundle.public_keys_in(path)}
     if keys and not found:
         raise click.UsageError(f"{keys[0]} holds no public key of digests.")
-    return found or bundle.public_keys(settings.certs_dir) or None
+    if found:
+        return found
+    own, whose = log_identity.read_file(settings), Repository(target).whose()
+    if own is None or whose is None or own.log_id != whose.log_id:
+        return None
+    return bundle.public_keys(settings.certs_dir) or None
 
 
 def verified(target: Path, name: str | None, passphrase: str | None, keys: set[str] | None) -> Report:

@@ -25,6 +25,8 @@ from broker.settings import Settings
 
 KEYRING: Final = "keys/keyring"
 CA_KEY: Final = "certs/ca.key"
+NEEDED: Final = frozenset({KEYRING, CA_KEY, "keys/token-keys", "keys/digest-key"})
+"""Without which an installation would not be the same."""
 _PUBLIC: Final = (".crt", ".pub")
 _PRIVATE_PEM: Final = b"PRIVATE KEY"
 

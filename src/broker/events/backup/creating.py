@@ -19,6 +19,7 @@ from broker.events.access import AccessLog
 from broker.events.archive.storage import Storage
 from broker.events.archive.store import StreamArchive
 from broker.events.backup import bundle, layout, streams
+from broker.events.backup.bundle import Bundle
 from broker.events.backup.layout import BackupDamaged, BackupError, File, Snapshot, StreamPart
 from broker.events.backup.repository import Repository, leftover
 from broker.events.backup.streams import End, StreamBackup
@@ -91,8 +92,7 @@ class Creation:
     async def _run(self, *, full: bool, new_passphrase: bool, keep: int | None) -> Made:
         repository, log_id = self._repository, self._source.identity.log_id
         repository.claim(log_id)
-        if not new_passphrase:
-            await asyncio.to_thread(self._check_passphrase)
+        held = None if new_passphrase else await asyncio.to_thread(self._keys_there)
         before = None if full else self._before()
         began = clock.iso(clock.now_ms())
         names = repository.names()
@@ -103,15 +103,17 @@ class Creation:
         parts = {}
         for stream, end in ends.items():
             parts[stream] = await self._take(name, stream, end, before)
-        snapshot = await self._finish(name, began, parts)
+        snapshot = await self._finish(name, began, parts, held)
         removed = names[: max(0, len(names) + 1 - keep)] if keep else []
         tidied = await asyncio.to_thread(self._tidy, removed)
         return Made(snapshot, repository.written, removed, tidied)
 
-    def _check_passphrase(self) -> None:
-        """Raises WrongPassphrase where the keys that are there are sealed with another."""
-        if (path := self._repository.keys()) is not None:
-            bundle.unseal(self._repository.get(path), self._passphrase, self._source.identity.log_id)
+    def _keys_there(self) -> Bundle | None:
+        """The keys of the backups that are there. Raises WrongPassphrase."""
+        path = self._repository.keys()
+        if path is None:
+            return None
+        return bundle.unseal(self._repository.get(path), self._passphrase, self._source.identity.log_id)
 
     def _before(self) -> Snapshot | None:
         """The newest backup, if it is one of ours: what it has need not be copied."""
@@ -149,7 +151,9 @@ class Creation:
         )
         return await backup.take(source.redis, keys, end, before.streams.get(stream) if before else None)
 
-    async def _finish(self, name: str, began: str, parts: dict[str, StreamPart]) -> Snapshot:
+    async def _finish(
+        self, name: str, began: str, parts: dict[str, StreamPart], held: Bundle | None
+    ) -> Snapshot:
         """Keys, files, signature, and the manifest that makes it a backup."""
         source, put = self._source, self._repository.put
         now = clock.iso(clock.now_ms())
@@ -165,6 +169,11 @@ class Creation:
             files = {path: file.read_bytes() for path, file in bundle.public_files_of(source.settings)}
         except OSError as error:
             raise BackupError(f"{error.filename}: {error.strerror}.") from None
+        if held is not None and (missing := sorted((bundle.NEEDED & set(held.files)) - set(keys.files))):
+            raise BackupError(
+                f"{', '.join(missing)}: in the backups at {self._repository.root}, but not here; all of them "
+                "would lose it. Make backups where all keys are, or into another directory."
+            )
         settings = msgspec.json.encode(shown(source.settings), enc_hook=str)
         files[SETTINGS_FILE] = msgspec.json.format(settings, indent=1)
         for path, content in files.items():

@@ -26,9 +26,11 @@ _end: Final = Script("backup_end", allow_oom=True)
 
 
 class End(msgspec.Struct, frozen=True):
-    """Where a stream ended at one moment: its last event (None where it holds none), and what was open."""
+    """Where a stream ended at one moment: its last event (None where Redis held none), and what was open."""
 
     last: Position | None
+    bound: Position
+    """No event before that moment lies after it, and none since before it."""
     added: int
     open: int | None
 
@@ -36,9 +38,10 @@ class End(msgspec.Struct, frozen=True):
 async def end(redis: Redis, keys: StreamKeys, incarnation: str) -> End:
     """Where the stream ends now. Raises LogUnavailable, LogRefused."""
     names = [keys.meta, keys.events, *([keys.open] if isinstance(keys, PartitionKeys) else [])]
-    last, added, waiting = await _end(redis, names, [incarnation])
+    last, bound, added, waiting = await _end(redis, names, [incarnation])
     return End(
         positions.at(keys.stream, last) if last else None,
+        positions.at(keys.stream, bound),
         int(added),
         None if int(waiting) < 0 else int(waiting),
     )
@@ -92,7 +95,7 @@ class StreamBackup:
             self._on_events(last.events)
         after = positions.start(self._archive.stream) if last is None else last.end
         for manifest in self._archive.manifests(after):
-            if end.last is not None and manifest.end > end.last:
+            if manifest.end > end.bound:
                 break
             if why := segments.succeeds(manifest, last):
                 raise self._archive.damaged(manifest.number, why)
