@@ -47,11 +47,12 @@ def test(
         pytest_args = ("--from", ref, *pytest_args)
     # Tests see no settings but their own.
     environ = {name: value for name, value in os.environ.items() if not name.startswith("BROKER_")}
-    failed = _lint(environ) if suite in (None, "all", "lint") else []
-    if suite == "lint":
-        sys.exit(1 if failed else 0)
-    target = _target(suite)
+    target = _target(suite) if suite != "lint" else None
+    linting = _lint(environ) if suite in (None, "all", "lint") else {}
+    if target is None:
+        sys.exit(1 if _linted(linting) else 0)
     _servers()
+    failed = _linted(linting)
     # Most tests wait for servers and processes: a few at a time take half as long, even on two cores.
     # Load by itself, or it measures the others.
     alone = bool(pytest_args) or suite == "load" or full
@@ -65,12 +66,24 @@ def test(
     sys.exit(code or (1 if failed else 0))
 
 
-def _lint(environ: dict[str, str]) -> list[str]:
-    """The names of the checks that failed; all are run."""
+def _lint(environ: dict[str, str]) -> dict[str, subprocess.Popen[str]]:
+    """The checks by their names, at work while the tests' servers are installed."""
+    return {
+        name: subprocess.Popen(
+            (sys.executable, "-m", *command),
+            cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for name, command in LINT
+    }  # fmt: skip
+
+
+def _linted(linting: dict[str, subprocess.Popen[str]]) -> list[str]:
+    """The names of the checks that failed, after everything that each said."""
     failed = []
-    for name, command in LINT:
+    for name, process in linting.items():
         click.echo(f"== {name}")
-        if _run(command, environ) != 0:
+        click.echo(process.communicate()[0], nl=False)
+        if process.returncode != 0:
             failed.append(name)
     if failed:
         click.secho(f"Failed: {', '.join(failed)} (see above). The tests run all the same.", fg="red")
