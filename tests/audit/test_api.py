@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from broker.events import exported_verifier
+from broker.events import exported_formats, exported_verifier
 from broker.events.exported_verifier import Bad
 from support import log
 from support.audits import lines, verify
@@ -169,6 +169,19 @@ async def test_who_may(people: Reading, method: str, path: str) -> None:
     """Auditors and admins; a user is refused, a caller without a token too."""
     assert (await people.request("reader", method, path)).status == 403
     assert (await people.anonymous.request(method, path)).status == 401
+
+
+@pytest.mark.parametrize("form", exported_formats.FORMATS)
+async def test_an_export_that_stops_is_not_taken_for_whole(people: Reading, form: str) -> None:
+    """A history that turns out altered on the way: the answer breaks off, which no client takes for its end."""
+    await people.post("auditor", DIGESTS)
+    redis, events = people.world.redis, people.world.keys.access.events
+    entries = await redis.xrange(events)
+    await redis.delete(events)
+    for entry, fields in entries:
+        await redis.xadd(events, fields | {b"m": fields[b"m"] + b"\x00"}, id=entry)
+    with pytest.raises(httpx.RemoteProtocolError, match="incomplete"):
+        await download(people, f"{EXPORT}?format={form}")
 
 
 async def test_exports_at_once(people: Reading) -> None:

@@ -149,6 +149,26 @@ async def test_a_killed_export_goes_on(system: System, message_id: str, tmp_path
     assert verified(system, str(path))["complete"]
 
 
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_a_disk_that_is_full(system: System, message_id: str, tmp_path: Path, form: str) -> None:
+    """Said with the file and what to do; there is no file of the name, and what is there is gone on with."""
+    path = tmp_path / f"full.{form}"
+    # No file of this process may grow past it, as if the disk ended there.
+    program = "import resource, broker.cli; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); broker.cli.main()"
+    command = [
+        sys.executable, "-c", program, "export", "--format", form, "-o", str(path), "--data", str(system.data),
+    ]  # fmt: skip
+    done = subprocess.run(command, env=system.environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"{path}.part: File too large. Nothing is at {path}." in done.stderr
+    assert not path.exists()
+    assert (tmp_path / f"full.{form}.part").stat().st_size <= 4096
+    again = ("--resume",) if form == "jsonl" else ("--format", form)
+    assert ("--resume" in done.stderr) == (form == "jsonl")
+    assert system.run("export", "-o", str(path), *again).returncode == 0
+    assert verified(system, str(path))["complete"]
+
+
 def test_wrong_use(system: System, tmp_path: Path) -> None:
     """What is asked for and cannot be is told with the option's name; nothing is exported."""
     path = str(tmp_path / "none.jsonl")

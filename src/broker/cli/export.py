@@ -139,9 +139,13 @@ async def _write(settings: Settings, wanted: Filter | None, form: str, path: Pat
             file, after = target.begin(kept, made.head()), None
         else:
             file, after = target.resume(made.head())
-        with closing(file):
-            count = await _lines(begun, made, file, after)
-            target.finish(file, begun.signed)
+        try:
+            with closing(file):
+                count = await _lines(begun, made, file, after)
+                target.finish(file, begun.signed)
+        except OSError as error:
+            # Only the file raises these; a log or an archive that is away has errors of its own.
+            raise target.refused(error, resumable=made.resumable) from None
     more = "more " if after is not None else ""
     click.echo(f"{count} {more}events in {path}, up to digest {begun.digest}; the digests: {target.digests}.")
 

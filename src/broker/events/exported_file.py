@@ -93,6 +93,11 @@ class Target:
             file.write(head)
         return file, position
 
+    def refused(self, error: OSError, *, resumable: bool) -> ExportFile:
+        """The error of a file that could not be written, with what to do."""
+        then = "then go on with --resume" if resumable else "then export it anew"
+        return ExportFile(f"{self.part}: {error.strerror}. Nothing is at {self.path}. Make room, {then}.")
+
     def finish(self, file: IO[bytes], signed: list[Signed]) -> None:
         """Make the export whole: durable under its name, its digests beside it."""
         lines = [digest_line(one) + b"\n" for one in signed]
