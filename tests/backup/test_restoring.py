@@ -34,7 +34,7 @@ from broker.projections import schema
 from broker.projections.rebuild.run import Rebuild
 from broker.projections.store import Store
 from broker.settings import Settings
-from support import backups, databases, histories
+from support import archives, backups, databases, histories
 from support.readmodels import TABLES
 from support.repairs import World
 from support.rig import QUICK, Recorder
@@ -166,7 +166,12 @@ async def test_everything_comes_back(world, other, target) -> None:
     # Each once, and readable: the bodies were opened with the keys of the backup.
     assert sorted(second.seen) == sorted([*fresh, *waiting])
     assert {one.plain.message_body for one in second.deliveries} == {"hello"}
-    # What goes on from there is backed up into the same place.
+    # What goes on from there is archived after it, and backed up into the same place.
+    await world.archive()
+    assert archives.same(
+        await archives.entries(StreamArchive(world.storage, world.identity.log_id, "0")),
+        await backups.whole(source(world), "0"),
+    )
     assert (await backups.create(source(world), target)).snapshot.open == 0
     assert backups.verify(target).ok
 
@@ -220,6 +225,23 @@ async def test_what_was_taken_back_since(world, other, target) -> None:
         more = await world.submit(1)
         await world.all_finished(more)
     assert seen.seen == more
+
+
+async def test_marks_of_erasures_that_survived(world, other, target, tmp_path) -> None:
+    """⚠ Erased after the only backup: where the copies of keys survived, their mark keeps the client erased."""
+    await world.clients.register_client("gone", actor="system")
+    await wait_until(lambda: world.trust.client("gone"))
+    await world.submit(1, client="gone")
+    await backups.create(source(world), target)
+    await world.clients.erase_client("gone", "asked to", actor="system")
+    await world.archive()
+    copies = tmp_path / "client-keys"
+    shutil.copytree(world.settings.data_dir / "client-keys", copies)
+    done = await restored(msgspec.structs.replace(other, client_keys_url=str(copies)), target)
+    assert (done.erased, done.keys_lost, done.differences) == (["gone"], [], [])
+    await move(world, other)
+    assert world.trust.client("gone").status == "erased"
+    assert b"gone" not in await world.redis.hgetall(world.keys.control.client_keys)
 
 
 async def test_an_archive_that_survived(world, other, target, tmp_path) -> None:
