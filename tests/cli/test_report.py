@@ -115,6 +115,14 @@ def test_whatever_is_missing_or_failed_says_do_not_deploy(changes: dict, reason:
     assert "**DO NOT DEPLOY**" in document.markdown(report.blocks(found))
 
 
+def test_ids_that_follow_on_one_another_are_shortened() -> None:
+    """What has not run at all fits on a line."""
+    ids = ["TC-P-001", "TC-P-002", "TC-P-003", "TC-P-005", "TC-P-006", "TC-M-007"]
+    assert gate._runs(ids) == ["TC-P-001 to TC-P-003", "TC-P-005", "TC-P-006", "TC-M-007"]
+    found = msgspec.structs.replace(passing(), cases=evidence.case_results({}, SOURCE, {}))
+    assert "Security: 17 not run on this source: TC-S-001 to TC-S-017." in gate.reasons(found)
+
+
 def test_a_success_rate_of_bursts_may_be_lower() -> None:
     """The burst case asks for 90 %, the sustained ones for 95 %."""
     load = {case: figures(case) for case in FULL_LENGTH} | {

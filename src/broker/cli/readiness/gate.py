@@ -47,8 +47,20 @@ def _cases(cases: list[CaseResult]) -> list[str]:
         for status, words in (("FAIL", "failed"), ("NOT RUN", "not run on this source")):
             ids = [one.case for one in cases if one.status == status and section(one.case) == kind]
             if ids:
-                found.append(f"{kind.title}: {len(ids)} {words}: {', '.join(ids)}.")
+                found.append(f"{kind.title}: {len(ids)} {words}: {', '.join(_runs(ids))}.")
     return found
+
+
+def _runs(ids: list[str]) -> list[str]:
+    """Ids that follow on one another as `first to last`; two are no run."""
+    runs: list[list[str]] = []
+    for one in ids:
+        kind, _, number = one.rpartition("-")
+        if runs and runs[-1][-1] == f"{kind}-{int(number) - 1:03}":
+            runs[-1].append(one)
+        else:
+            runs.append([one])
+    return [text for run in runs for text in ([f"{run[0]} to {run[-1]}"] if len(run) > 2 else run)]
 
 
 def _regression(evidence: Evidence) -> list[str]:
