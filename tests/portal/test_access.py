@@ -59,6 +59,10 @@ POST /admin/projections/{name}/cancel           in  403 403 404
 GET  /admin/streams                             in  403 403 200
 GET  /audit                                     in  403 200 200
 POST /audit/export                              in  403 400 400
+GET  /audit/exports/{export_id}                 in  403 404 404
+GET  /audit/exports/{export_id}/file            in  403 404 404
+GET  /audit/exports/{export_id}/live            200 403 404 404
+POST /audit/exports/{export_id}/cancel          in  403 404 404
 POST /audit/verify                              in  403 200 200
 GET  /audit/digests.jsonl                       in  403 200 200
 GET  /audit/{position}                          in  403 404 404

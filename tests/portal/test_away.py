@@ -51,6 +51,18 @@ async def test_without_the_log_every_page_says_so(valkey, world):
             await wait_until(back)
 
 
+async def test_who_asks_too_often_is_told_by_a_page(world):
+    """429 with a page that tries again after the time that the limit names; nothing else is shown meanwhile."""
+    async with portal(world, "mysql://nobody@127.0.0.1:1/none", rate_limit_per_address=0.02) as client:
+        answers = [await client.get("/login") for _ in range(3)]
+    late = answers[-1]
+    assert late.status_code == 429
+    assert late.headers["content-type"] == "text/html; charset=utf-8"
+    assert "Too much at once" in late.text
+    assert f'http-equiv="refresh" content="{late.headers["retry-after"]}"' in late.text
+    assert late.headers["content-security-policy"] == answers[0].headers["content-security-policy"]
+
+
 async def test_elsewhere_than_on_loopback_it_speaks_tls(world):
     """The cookie is then for TLS and this host alone, and browsers are told to keep to TLS."""
     async with portal(world, "mysql://nobody@127.0.0.1:1/none", portal_host="0.0.0.0") as client:

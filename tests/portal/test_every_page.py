@@ -114,9 +114,15 @@ async def test_auditors_search_the_history(auditor):
 async def test_auditors_export_and_verify(auditor, tmp_path):
     """A file of what was searched for, one event with its proof, and what a verification has checked."""
     await auditor.go("/audit?type=UserCreated")
+    await auditor.press("#export button")
+    assert "UserCreated" in await auditor.page.inner_text("dl")
+    await looking.fits(auditor)
+    await looking.accessible(auditor)
     async with auditor.page.expect_download() as download:
-        await auditor.page.click("#export button")
+        await auditor.page.click("#fetch")
     await (await download.value).save_as(tmp_path / "history.jsonl")
+    await auditor.page.wait_for_selector("text=The file is whole")
+    assert not await auditor.page.is_visible("#cancel")
     async with auditor.page.expect_download() as download:
         await auditor.page.click("#digests")
     await (await download.value).save_as(tmp_path / "history.jsonl.digests.jsonl")
@@ -125,6 +131,7 @@ async def test_auditors_export_and_verify(auditor, tmp_path):
     text = (tmp_path / "history.jsonl").read_text()
     assert text.count('"UserCreated"') >= len(browsing.PEOPLE)
     assert "$2b$" not in text
+    await auditor.press("text=← History")
     await auditor.press("#list tbody tr >> nth=-1 >> a >> nth=0")
     async with auditor.page.expect_download() as download:
         await auditor.page.click("text=Download with its proof")

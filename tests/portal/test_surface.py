@@ -166,6 +166,18 @@ def test_signing_in_leads_back(anonymous, path):
     assert (login.path, login.params["next"]) == ("/login", path)
 
 
+def test_a_form_sent_too_late_is_said(anonymous, reader):
+    """After the session: on the login page, which leads back to the form's. Of another one: on a page."""
+    given = {"csrf": "0" * 32, "current_password": "x", "new_password": "y"}
+    where = {"referer": f"{anonymous.base_url}/profile"}
+    answer = anonymous.post("/profile/password", data=given, headers=where)
+    assert answer.headers["location"] == "/login?next=%2Fprofile&why=unsent"
+    assert "what you sent was not done" in anonymous.get(answer.headers["location"]).text
+    answer = reader.post("/profile/password", data=given)
+    assert answer.status_code == 403
+    assert "This page was too old" in answer.text
+
+
 def test_pages_that_are_not_there(reader):
     """404 for an unknown page, 405 for a wrong method, said by a page, not by JSON."""
     assert (reader.get("/nothing").status_code, reader.delete("/messages").status_code) == (404, 405)

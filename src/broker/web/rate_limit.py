@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from broker.errors import BrokerError
@@ -122,12 +124,23 @@ async def _admit(limit: Limit, who: str, scope: Scope, what: str) -> None:
         ) from None
 
 
-class RateLimited:
-    """Around an application: counts each request of its address, and tells what is left on every answer."""
+Refuse = Callable[[Request, Exception], Awaitable[Response]]
 
-    def __init__(self, app: ASGIApp, limits: RateLimits) -> None:
+
+async def _document(_: Request, error: Exception) -> Response:
+    return problems.response(error)
+
+
+class RateLimited:
+    """Around an application: counts each request of its address, and tells what is left on every answer.
+
+    `refuse` makes the answer to what is refused; a problem document unless given.
+    """
+
+    def __init__(self, app: ASGIApp, limits: RateLimits, refuse: Refuse | None = None) -> None:
         self.app = app
         self._limits = limits
+        self._refuse = refuse or _document
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -142,6 +155,7 @@ class RateLimited:
         try:
             await self._limits.enter(scope)
         except Problem as error:
-            await problems.response(error)(scope, receive, telling)
+            answer = await self._refuse(Request(scope), error)
+            await answer(scope, receive, telling)
             return
         await self.app(scope, receive, telling)

@@ -41,7 +41,7 @@ def build(
     ]
     inner = Starlette(routes=routes, exception_handlers=faults.handlers())
     inner.router.redirect_slashes = False
-    return application.wrap(Secured(RateLimited(inner, limits), secure=secure), role="portal")
+    return application.wrap(Secured(RateLimited(inner, limits, faults.page), secure=secure), role="portal")
 
 
 def unlimited(scope: Scope) -> bool:

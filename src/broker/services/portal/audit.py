@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
 
 from broker.errors import NotFound, ValidationError
@@ -25,13 +25,18 @@ from broker.events.positions import Position
 from broker.projections import auditing
 from broker.services.portal import forms, pages
 from broker.services.portal.admin import lists
+from broker.services.portal.exporting import Exported, Exporting
+from broker.services.portal.live import Live, Look, Shown
 from broker.services.portal.parts import Parts
+from broker.services.portal.visitors import Visitor
 from broker.web.parameters import Query
 
 PER_PAGE: Final = 100
 _FILTERS: Final = ("from_date", "to_date", "type", "subject", "actor", "client_id", "correlation_id")
 _EXPORTED: Final = tuple(name for name in _FILTERS if name != "correlation_id")
+FORMATS: Final = {"jsonl": "JSON lines", "csv": "CSV", "parquet": "Parquet"}
 _READERS: Final = ("auditor", "admin")
+EVERY_SECONDS: Final = 1.0
 CHECKED: Final = 24
 """Digests whose events a verification links anew."""
 
@@ -42,12 +47,18 @@ class Audit:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._made: Exports | None = None
+        self._exported = Exported()
+        self._live = Live(parts, *_READERS, seconds=EVERY_SECONDS)
 
     def routes(self) -> list[Route]:
         """All of them."""
         return [
             Route("/audit", self.search, methods=["GET"]),
             Route("/audit/export", self.export, methods=["POST"]),
+            Route("/audit/exports/{export_id}", self.exporting, methods=["GET"]),
+            Route("/audit/exports/{export_id}/file", self.fetch, methods=["GET"]),
+            Route("/audit/exports/{export_id}/live", self.following, methods=["GET"]),
+            Route("/audit/exports/{export_id}/cancel", self.cancel, methods=["POST"]),
             Route("/audit/verify", self.verify, methods=["POST"]),
             Route("/audit/digests.jsonl", self.digests, methods=["GET"]),
             Route("/audit/{position}/proof", self.proof, methods=["GET"]),
@@ -77,6 +88,7 @@ class Audit:
             next=None if page.next is None else page.next.text(),
             asked=lists.asked(request, _FILTERS),
             types=sorted(types.ALL),
+            formats=FORMATS,
             field_errors=errors,
         )
 
@@ -91,21 +103,52 @@ class Audit:
         return pages.render(request, "event.html", event=event, data=data)
 
     async def export(self, request: Request) -> Response:
-        """A file of all that matches, which proves itself; recorded before its first event is sent."""
+        """Begin an export of all that matches; it is on record before its page shows where its file is."""
         visitor = await self._parts.gate(request, *_READERS)
         form = await forms.read(request, visitor.ticket, ("format", *_EXPORTED))
-        query = Query({name: form.optional(name) for name in ("format", *_EXPORTED)}, ("format", *_EXPORTED))
+        given = {name: form.optional(name) for name in ("format", *_EXPORTED)}
+        query = Query(given, ("format", *_EXPORTED))
         kind = query.choice("format", exported_formats.FORMATS, "jsonl")
+        exported_formats.named(kind)
+        self._exported.make_room()
         begun = await self._exports.begin(_filter(query), kind, **visitor.by)
-        made = exported_formats.named(kind)
-        return StreamingResponse(
-            exported_serving.lines(begun, made),
-            media_type=made.media_type,
-            headers={
-                "cache-control": "no-store",
-                "content-disposition": f'attachment; filename="history-{begun.digest}.{kind}"',
-            },
-        )
+        wanted = {name: value for name, value in given.items() if value and name != "format"}
+        export = Exporting(visitor.user.user_id, kind, begun, wanted)
+        self._exported.add(export)
+        return pages.see(f"/audit/exports/{export.id}")
+
+    async def exporting(self, request: Request) -> Response:
+        """One's own export: how far it is, its file, what ends it."""
+        export = await self._own(request)
+        return pages.render(request, "export.html", export=export)
+
+    async def fetch(self, request: Request) -> Response:
+        """Its file, which proves itself; once."""
+        return (await self._own(request)).fetch()
+
+    async def cancel(self, request: Request) -> Response:
+        """End it; a file that is being sent breaks off."""
+        visitor = await self._parts.gate(request, *_READERS)
+        await forms.read(request, visitor.ticket, ())
+        export = await self._own(request)
+        export.cancel()
+        return pages.see(f"/audit/exports/{export.id}")
+
+    async def following(self, request: Request) -> Response:
+        """How far it is, as server-sent events, until it has ended."""
+        return await self._live(request, request.url.path.removesuffix("/live"), self._looking)
+
+    def _looking(self, request: Request, visitor: Visitor) -> Look:
+        export = self._exported.of(visitor.user.user_id, request.path_params["export_id"])
+
+        async def look() -> Shown:
+            return Shown(pages.fragment("exporting.html", export=export, live=True), last=not export.open)
+
+        return look
+
+    async def _own(self, request: Request) -> Exporting:
+        visitor = await self._parts.gate(request, *_READERS)
+        return self._exported.of(visitor.user.user_id, request.path_params["export_id"])
 
     async def digests(self, request: Request) -> Response:
         """The signed digests, which an export is verified against."""

@@ -12,26 +12,38 @@ from starlette.responses import RedirectResponse, Response
 from broker import telemetry
 from broker.errors import BrokerError
 from broker.services.portal import pages
+from broker.services.portal.forms import StaleForm
 from broker.services.portal.visitors import SignInNeeded
 from broker.web import problems
 from broker.web.problems import ClientDisconnected
 
 MAX_NEXT: Final = 2000
 LOGIN: Final = "/login"
+AGAIN_SECONDS: Final = 5
 _HTMX: Final = "hx-request"
+_STALE: Final = "stale_form"
 # What people can do about it; by error code, else by status.
 _ADVICE: Final = {
     "store_unavailable": (
         "The database is away",
-        "Nothing is lost: messages go on being accepted and delivered. This page tries again by itself.",
+        "Nothing is lost: messages go on being accepted and delivered.",
     ),
     "log_unavailable": (
         "The log is away",
-        "Redis does not answer. Nothing that was accepted is lost. This page tries again by itself.",
+        "Redis does not answer. Nothing that was accepted is lost.",
     ),
     "trust_unproved": (
         "The log is away",
-        "Redis does not answer. Nothing that was accepted is lost. This page tries again by itself.",
+        "Redis does not answer. Nothing that was accepted is lost.",
+    ),
+    "rate_limit_exceeded": (
+        "Too much at once",
+        "More was asked for from your address than is allowed. Wait a moment.",
+    ),
+    "overloaded": ("Too busy", "Wait a moment."),
+    _STALE: (
+        "This page was too old",
+        "Nothing was changed. Go back, load the page anew, and do it once more.",
     ),
     "forbidden": ("Not for you", "Ask an admin if you should be able to do this."),
     "not_found": ("There is nothing here", "It may have moved, or it is not yours to see."),
@@ -66,8 +78,10 @@ async def page(request: Request, error: Exception) -> Response:
     """The page of any error; what is away for a while is tried again by the page itself."""
     problem = problems.of(error)
     answer = problems.response(error)
-    title, advice = _ADVICE.get(problem.code, _OTHERWISE)
-    again = answer.status_code == 503 and request.method == "GET"
+    title, advice = _ADVICE.get(_STALE if isinstance(error, StaleForm) else problem.code, _OTHERWISE)
+    # What was asked for may be tried again where nothing is done by asking.
+    again = answer.status_code in {429, 503} and request.method == "GET"
+    wait = max(AGAIN_SECONDS, int(answer.headers.get("retry-after", "0")))
     said = problem.detail or problem.message
     shown = pages.render(
         request,
@@ -76,7 +90,7 @@ async def page(request: Request, error: Exception) -> Response:
         title=title,
         advice=advice,
         said=said,
-        again=again,
+        again=wait if again else 0,
     )
     for name in ("retry-after", "allow"):
         if name in answer.headers:
@@ -86,8 +100,9 @@ async def page(request: Request, error: Exception) -> Response:
 
 async def _sign_in(request: Request, error: SignInNeeded) -> Response:
     """To the login page, and after it back to the page where somebody was."""
-    given = {"next": _where(request)} | ({"why": error.why} if error.why else {})
-    target = f"{LOGIN}?{urlencode(given)}" if given["next"] != "/" or error.why else LOGIN
+    why = "unsent" if request.method == "POST" else error.why
+    given = {"next": _where(request)} | ({"why": why} if why else {})
+    target = f"{LOGIN}?{urlencode(given)}" if given["next"] != "/" or why else LOGIN
     if _HTMX in request.headers:
         # A script would put the login page into a part of the old one.
         return Response(headers={"hx-redirect": target})

@@ -20,6 +20,10 @@ CSRF: Final = "csrf"
 _KIND: Final = "application/x-www-form-urlencoded"
 
 
+class StaleForm(Problem):
+    """The form was not made for this session."""
+
+
 class Form:
     """What a form brought."""
 
@@ -77,7 +81,7 @@ async def read(
             raise ValidationError(name, "must not contain NUL")
     form = Form(pairs, several)
     if ticket is None or not secrets.compare_digest(form.text(CSRF).encode(), ticket.csrf.encode()):
-        raise Problem("forbidden", "The form was not made for this session. Load its page again.")
+        raise StaleForm("forbidden", "The form was not made for this session.")
     return form
 
 
@@ -85,4 +89,4 @@ def _same_origin(request: Request) -> None:
     """Browsers say where a form comes from; what is no browser says nothing, and is told by its word."""
     origin = request.headers.get("origin")
     if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-        raise Problem("forbidden", "The form comes from another site.")
+        raise StaleForm("forbidden", "The form comes from another site.")

@@ -29,6 +29,7 @@ class Shown(msgspec.Struct, frozen=True):
 
 
 Look = Callable[[], Awaitable[Shown]]
+Begin = Callable[[Request, Visitor], Look]
 
 
 class Live:
@@ -41,7 +42,7 @@ class Live:
         self._seconds = seconds
         self._watching = 0
 
-    async def __call__(self, request: Request, page: str, begin: Callable[[Request], Look]) -> Response:
+    async def __call__(self, request: Request, page: str, begin: Begin) -> Response:
         """What `begin` says to look at, asked once its reader is let in; they sign in again for `page`."""
         try:
             visitor = await self._gate(request, *self._roles)
@@ -50,7 +51,7 @@ class Live:
             return _stream(_farewell(page))
         if self._watching >= MAX_WATCHING:
             raise Problem("overloaded", "Too many people watch this page at once.")
-        return _stream(self._events(visitor, begin(request)))
+        return _stream(self._events(visitor, begin(request, visitor)))
 
     async def _events(self, visitor: Visitor, look: Look) -> AsyncIterator[str]:
         self._watching += 1

@@ -22,6 +22,7 @@ _WHY: Final = {
     "ended": "Your session has ended.",
     "old": "That page was too old. Please sign in again.",
     "out": "You are signed out.",
+    "unsent": "You are signed out, so what you sent was not done. Sign in, and do it once more.",
 }
 _WRONG: Final = {
     "vouched": "The identity provider did not vouch for anybody who may sign in here.",

@@ -157,7 +157,7 @@ class Overview:
 
     async def live(self, request: Request) -> Response:
         """The figures every two seconds, as server-sent events, for as long as the session holds."""
-        return await self._live(request, "/admin", lambda _: self._figures)
+        return await self._live(request, "/admin", lambda *_: self._figures)
 
     async def _figures(self) -> Shown:
         return Shown(pages.fragment("figures.html", now=await self._sampler()))

@@ -70,7 +70,7 @@ class Projections:
         """How far its rebuild is, as server-sent events, until it has ended."""
         return await self._live(request, request.url.path.removesuffix("/live"), self._following)
 
-    def _following(self, request: Request) -> Look:
+    def _following(self, request: Request, _: Visitor) -> Look:
         projection = _named(request)
 
         async def look() -> Shown:
