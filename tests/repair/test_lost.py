@@ -283,7 +283,8 @@ async def test_what_is_lost_for_good_is_told(world):
     )
     async with readmodels.running(runner):
         await wait_until(lambda: readmodels.reached(world.store, end, [each.name for each in others[:1]]))
-    key_copies.opened(world.settings, world.identity.log_id).erase("acme")
+    for path in (world.directory / "client-keys").rglob("acme@*"):
+        path.unlink()
 
     await world.empty()
     report = await world.repaired()
@@ -298,6 +299,26 @@ async def test_what_is_lost_for_good_is_told(world):
         await world.all_finished(fresh)
     assert sorted(seen.seen) == sorted(fresh)
     await world.archive()
+
+
+async def test_an_erasure_that_only_the_copies_know_is_done_again(world):
+    """⚠ Erased, and Redis put back before anybody had read the event: the client stays erased, its certificate out."""
+    await world.clients.register_client("gone", actor="system")
+    await world.certificates.record_certificate(certificate("gone"), actor="system")
+    await world.archive()
+    old = await world.snapshot()
+    await world.clients.erase_client("gone", "asked to", actor="system")
+    key_copies.opened(world.settings, world.identity.log_id).erase("gone")
+    await world.roll_back(old)
+    report = await world.repaired()
+    assert report.streams[2].completed == 2
+    assert world.trust.client("gone").status == "erased"
+    assert world.trust.certificate(certificate("gone").fingerprint).status == "revoked"
+    assert b"gone" not in await world.redis.hgetall(world.keys.control.client_keys)
+    await world.archive()
+    await world.project()
+    (row,) = await world.store.select("SELECT status FROM clients WHERE client_id='gone'")
+    assert row["status"] == "erased"
 
 
 async def test_history_that_is_nowhere_is_not_made_up(world):

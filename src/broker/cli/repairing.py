@@ -194,7 +194,8 @@ def _show_stream(one: StreamReport) -> None:
     if one.moved:
         click.echo(f"{one.stream}: {one.moved} events, taken in while the clock was behind, come last.")
     if one.completed:
-        click.echo(f"{one.stream}: {one.completed} events are added: what an attempt had led to was lost.")
+        what = "erasures" if one.stream == "control" else "what attempts had led to"
+        click.echo(f"{one.stream}: {one.completed} events are added, because they were lost: {what}.")
 
 
 def _lost(what: str) -> None:

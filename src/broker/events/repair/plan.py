@@ -115,10 +115,12 @@ class Planner:
     Raises as `Remains.read`, and RepairRefused, UnknownEvent.
     """
 
-    def __init__(self, redis: Redis, tables: Tables | None, rules: Rules) -> None:
+    def __init__(self, redis: Redis, tables: Tables | None, rules: Rules, erased: Iterable[str] = ()) -> None:
+        """`erased`: clients whose copies of keys were destroyed for good."""
         self._redis = redis
         self._tables = tables
         self._rules = rules
+        self._erased = sorted(erased)
         self._contradicted = False
 
     async def plan(
@@ -188,6 +190,8 @@ class Planner:
                 plan.moved += 1
             else:
                 plan.void.add(stray.position)
+        if plan.registry is not None:
+            self._erase_again(plan, plan.registry)
         if plan.messages is None:
             return
         torn = [(one, found) for one, found in plan.messages.open.items() if found.tried is not None]
@@ -196,6 +200,15 @@ class Planner:
         if self._tables is not None and "messages" in plan.wrong:
             for ended in await self._tables.outcomes(list(plan.messages.open)):
                 self._end(plan, ended)
+
+    def _erase_again(self, plan: StreamPlan, registry: RegistryFold) -> None:
+        """The erasures that only the copies of the keys still know."""
+        for name in self._erased:
+            for subject, event in registry.erasing(name):
+                place = left.following(plan.last, plan.left.now_ms)
+                stored = envelope.encode(plan.left.now_ms, ACTOR)
+                entry = Stored(place, codec.tag_of(event), subject.encode(), stored, codec.encode(event))
+                self._add(plan, entry)
 
     def _complete(self, plan: StreamPlan, message_id: bytes, found: Open) -> None:
         """The event that followed an attempt in one step with it, and was lost."""

@@ -18,6 +18,8 @@ from broker.events.codec import Stored
 from broker.events.control import certificate_field, client_field, user_field
 from broker.events.user_commands import ADMINS, email_field
 
+ERASED: Final = "its keys were destroyed; recorded by a repair of the log"
+
 
 class RegistryFold:
     """Every entry as the commands would have left it; times of the events stand in for those of decisions."""
@@ -73,6 +75,18 @@ class RegistryFold:
             handler = _HANDLERS.get(type(event))
             if handler is not None:
                 handler(self, event, entry)
+
+    def erasing(self, name: str) -> list[tuple[str, types.Event]]:
+        """The events, with their subjects, that erase a client; none where it is erased or unknown."""
+        known = self.clients.get(name)
+        if known is None or known.status != "active":
+            return []
+        found: list[tuple[str, types.Event]] = [(client_field(name), types.ClientErased(name, ERASED))]
+        for one in (self.certificates[each] for each in self._holders.get(name, [])):
+            if one.status != "revoked":
+                event = types.CertRevoked(one.fingerprint, one.serial, name, "cessationOfOperation")
+                found.append((certificate_field(one.fingerprint), event))
+        return found
 
     # -- Clients ------------------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
     moved: int = 0
     """That Redis took in while its clock was behind: at the stream's end now."""
     completed: int = 0
-    """Added, because the end of the history was torn: what an attempt had led to."""
+    """Added, because they were lost: what attempts had led to; erasures that the copies of keys know."""
     last: str
     """The id that new ones are above."""
     kept: int | None = None

@@ -178,7 +178,9 @@ class Repair:
 
     async def _plan(self, identity: LogIdentity, keys: LogKeys) -> Work:
         rules = Rules(self._settings.idempotency_hours * 3_600_000, _policy(self._settings))
-        planner = Planner(self._redis, self._tables, rules)
+        copies = self._copies(identity.log_id)
+        held = await asyncio.to_thread(copies.held)
+        planner = Planner(self._redis, self._tables, rules, held.erased)
         plans: list[StreamPlan] = []
         readers: Readers = {} if self._tables is None else await self._tables.readers()
         for stream in keys.streams:
@@ -191,7 +193,7 @@ class Repair:
         found = await client_keys.find(
             self._redis,
             keys.control,
-            self._copies(identity.log_id),
+            copies,
             control.registry,
             rolled_back=control.missing > 0,
         )
