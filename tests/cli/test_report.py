@@ -157,7 +157,7 @@ def test_load_cases_say_what_they_had_to_reach_and_what_they_reached() -> None:
     shared = figures("TC-L-009", shares={"worker-1": 2.0, "worker-2": 2.0}, lost_claims=0.0)
     text = document.markdown(report.blocks(passing(load=passing().load | {"TC-L-009": shared})))
     [line] = [line for line in text.splitlines() if line.startswith("| TC-L-006 | Worker")]
-    assert "the workers' parts 2, 2, 0 claims lost" in line
+    assert "parts 2, 2; 0 claims lost" in line
     [line] = [line for line in text.splitlines() if line.startswith("| TC-L-001 | Sustained")]
     assert "3,600 messages in an hour" in line
     assert "4 messages; success 100.00%; average 5 ms, p99 20 ms" in line

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 
 import httpx
 import pytest
+from prometheus_client.mmap_dict import MmapedDict
 
 from support.load.accounting import account
 from support.load.offering import offer
@@ -15,6 +17,7 @@ from support.system import System, eventually
 
 pytestmark = pytest.mark.timeout(0)
 SLOW = "delay=250ms"
+ANSWERED = {"role": "gateway", "route": "/api/v1/messages", "status": "202"}
 
 
 @pytest.fixture
@@ -67,6 +70,24 @@ async def test_several_workers_share_the_queue(system: System, slow_recipient, f
     assert min(shares.values()) > messages / 20, shares
     assert sum(shares.values()) == messages
     assert lost == 0
+    assert (found.lost, found.doubled) == ([], [])
+
+
+@pytest.mark.case("TC-L-008")
+async def test_several_gateways_share_the_load(system: System, full, told, record) -> None:
+    """Two gateways on one port: each takes its part of what comes over many connections; none lost, none doubled."""
+    seconds = 60 if full else 3
+    before = _taken(system)
+    assert len(before) >= 2
+    offered = await offer(system, 100, seconds, in_turn=True, told=told)
+    found = await account(system, offered.accepted)
+    shares = {name: count - before[name] for name, count in _taken(system).items()}
+    form = f"100/s for {seconds} s over 32 connections, {len(shares)} gateways"
+    record("TC-L-008", form, shares=shares, **offered.figures(), **found.figures())
+    assert offered.success_rate == 1
+    # The kernel gives each connection to either by chance.
+    assert min(shares.values()) > offered.messages / 20, shares
+    assert sum(shares.values()) == offered.messages
     assert (found.lost, found.doubled) == ([], [])
 
 
@@ -127,6 +148,23 @@ def _workers(system: System) -> dict[str, dict[str, float]]:
                 "attempts": _sum(text, "broker_delivery_attempts_total"),
                 "lost": _sum(text, "broker_delivery_lost_claims_total"),
             }
+    return found
+
+
+def _taken(system: System) -> dict[str, float]:
+    """Single messages answered with 202, by gateway: out of the files in which they count together."""
+    found = {}
+    for name, member in system.members().items():
+        if name.startswith("gateway"):
+            values = MmapedDict.read_all_values_from_file(
+                str(system.data / "run" / "gateway-metrics" / f"counter_{member['pid']}.db")
+            )
+            found[name] = sum(
+                value
+                for key, value, *_ in values
+                if (name_and_labels := json.loads(key))[1] == "broker_http_requests_total"
+                and name_and_labels[2] == ANSWERED
+            )
     return found
 
 

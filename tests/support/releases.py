@@ -84,18 +84,14 @@ def newest() -> str:
 def extract(name: str, directory: Path) -> Release:
     """The sources of a commit, without touching the checkout. A tree without git stands for its own past."""
     directory.mkdir(parents=True)
-    if name == "HEAD" and git("rev-parse", "HEAD") is None:
+    known = git("rev-parse", "--verify", f"{name}^{{commit}}") is not None
+    assert known or name == "HEAD", f"--from {name}: git knows no such release here"
+    if not known:
         for part in PARTS:
             shutil.copytree(ROOT / part, directory / part, ignore=shutil.ignore_patterns("__pycache__"))
         return Release(OURS.name, directory)
     archive = directory / "release.tar"
-    done = subprocess.run(
-        ["git", "-C", str(ROOT), "archive", f"--output={archive}", name, *PARTS],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, f"--from {name}: {done.stderr}"
+    assert git("archive", f"--output={archive}", name, *PARTS) is not None, f"{name} has not {PARTS}"
     shutil.unpack_archive(archive, directory, "tar", filter="data")
     archive.unlink()
     return Release(git("describe", "--tags", "--always", name) or name, directory)

@@ -89,19 +89,20 @@ async def offer(
     *,
     batch: int = 1,
     connections: int = 32,
+    in_turn: bool = False,
     told: Callable[[int, int], None] | None = None,
 ) -> Offered:
     """Submit `rate` messages a second for `seconds`, `batch` in a request; `told` how far it is.
 
     At most `connections` requests are under way at once, for batches fewer than a gateway takes of one producer;
-    a request that waits for one is late all the same.
+    a request that waits for one is late all the same. `in_turn` uses every connection as much as the others.
     """
     offered = Offered(rate, seconds, batch)
     total = round(rate * seconds / batch)
     connections = min(connections, BATCHES_AT_ONCE) if batch > 1 else connections
     run = secrets.token_hex(4)
     loop = asyncio.get_running_loop()
-    lines = await _lines(system, min(connections, total))
+    lines = await _lines(system, min(connections, total), in_turn=in_turn)
     started = loop.time()
     tasks = []
     for number in range(total):
@@ -155,10 +156,10 @@ class Line:
             self._streams = None
 
 
-async def _lines(system: System, count: int) -> asyncio.Queue[Line]:
+async def _lines(system: System, count: int, *, in_turn: bool) -> asyncio.Queue[Line]:
     context = system.context("clients/demo/client")
     # The one used last first, so that few stay idle for long.
-    lines: asyncio.Queue[Line] = asyncio.LifoQueue()
+    lines: asyncio.Queue[Line] = asyncio.Queue() if in_turn else asyncio.LifoQueue()
     for _ in range(count):
         line = Line(int(system.overrides["gateway_port"]), context)
         await line.open()

@@ -73,8 +73,9 @@ def achieved(figures: Figures) -> str:
         said.append(f"slowest query {figures['slowest_query_ms']:.0f} ms")
         said.append(f"at most {figures['connections_peak']} connections")
     if "shares" in figures:
-        parts = ", ".join(f"{round(count):,}" for count in figures["shares"].values())
-        said.append(f"the workers' parts {parts}, {round(figures['lost_claims'])} claims lost")
+        said.append("parts " + ", ".join(f"{round(count):,}" for count in figures["shares"].values()))
+    if "lost_claims" in figures:
+        said.append(f"{round(figures['lost_claims'])} claims lost")
     if "lost" in figures:
         said.append(f"{figures['lost']} lost, {figures['doubled']} doubled")
     return "; ".join(said)
