@@ -13,11 +13,13 @@ from broker.domain.message import Accepted, Refused
 from broker.domain.retry import RetryPolicy
 from broker.errors import Conflict, LogRefused
 from broker.events import codec, envelope, key_copies, log_identity, standing
+from broker.events.appender import Appender
 from broker.events.archive.segments import ArchiveDamaged
 from broker.events.open_messages import FinishedMessage
 from broker.events.positions import at
 from broker.events.repair.plan import RepairRefused
 from broker.projections import catalog
+from broker.projections.status import State
 from support import databases, readmodels
 from support.repairs import certificate
 from support.rig import QUICK, Recorder
@@ -173,6 +175,27 @@ async def test_what_an_older_redis_did_does_not_count_twice(world):
     await world.project()
     rows = await world.store.select("SELECT status,COUNT(*) AS n FROM messages GROUP BY status")
     assert [(row["status"], row["n"]) for row in rows] == [("delivered", 6)]
+
+
+async def test_an_older_redis_that_was_used_before_anybody_looked_is_noticed(world):
+    """⚠ All roles restarted on it, and new messages came first: who reads on misses the place where it had been."""
+    await world.submit(2, partition=0)
+    old = await world.snapshot()
+    lost = await world.submit(2, partition=0)
+    await world.project()
+    await world.roll_back(old)
+    world.appender = Appender(world.redis, world.keys, world.identity)
+    fresh = await world.submit(5, partition=0)
+    runner = readmodels.runner(world.redis, world.keys.partitions[0], world.identity, world.store)
+    async with readmodels.running(runner):
+        await wait_until(lambda: runner.status.state is State.REFUSED)
+    with pytest.raises(LogRefused, match="Redis lost data"):
+        await world.submit(1, partition=0)
+    await world.repaired()
+    seen = Recorder()
+    async with world.working(channels=[seen]):
+        await world.all_finished([*lost, *fresh])
+    assert len(seen.seen) == 9
 
 
 async def test_what_came_in_while_the_clock_was_behind_is_not_skipped(world):

@@ -73,6 +73,8 @@ class StreamPlan:
     total: int = 0
     upto: dict[str, int] = field(default_factory=dict)
     """How many events of the history lie up to each read model's position."""
+    places: dict[str, Position] = field(default_factory=dict)
+    """Of the last of those."""
     rebuild: list[str] = field(default_factory=list)
     """Read models that cannot go on from where they are."""
 
@@ -93,9 +95,9 @@ class StreamPlan:
     def wrong(self) -> dict[str, tuple[Position, int]]:
         """Read models that have applied another history, and where they stand in this one."""
         return {
-            name: (min(one.position, self.end), self.upto[name])
+            name: (self.places[name], self.upto[name])
             for name, one in self.readers.items()
-            if one.events != self.upto[name] or one.position > self.end
+            if (one.position, one.events) != (self.places[name], self.upto[name])
         }
 
     @property
@@ -132,7 +134,7 @@ class Planner:
         start = positions.start(keys.stream)
         remains = Remains(self._redis, keys, archive, self._tables)
         plan = StreamPlan(keys, found, newest, readers, remains, end=start, after=start)
-        plan.upto = dict.fromkeys(readers, 0)
+        plan.upto, plan.places = dict.fromkeys(readers, 0), dict.fromkeys(readers, start)
         if isinstance(keys, PartitionKeys):
             plan.messages = MessageFold(found.now_ms, self._rules.idempotency_ms)
         elif keys.stream == CONTROL:
@@ -154,7 +156,9 @@ class Planner:
             plan.sources[source] += len(block)
             plan.end = block[-1].position
             for name, reader in plan.readers.items():
-                plan.upto[name] += _upto(block, reader.position)
+                if known := _upto(block, reader.position):
+                    plan.upto[name] += known
+                    plan.places[name] = block[known - 1].position
         plan.known, plan.missing = plan.known or plan.end, plan.remains.missing
         plan.total = sum(plan.sources.values())
         if not plan.left.length and plan.left.last > plan.end:
