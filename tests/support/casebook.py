@@ -21,6 +21,8 @@ from broker.cli.readiness.evidence import Outcome
 ROOT = Path(__file__).resolve().parents[2]
 TAIL = 300
 KEEP_SECONDS = 20.0
+FULL_TIMEOUT = 3600
+"""Seconds for a test of a full run that sets no bound of its own: longer forms on slow machines take long."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -55,6 +57,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.user_properties.append(("cases", cases))
         asked = item.nodeid not in passed and _asked_for(item, cases, wanted, quick=quick)
         (keep if asked else leave).append(item)
+        if config.getoption("--full") and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(FULL_TIMEOUT))
     if leave:
         config.hook.pytest_deselected(items=leave)
         items[:] = keep

@@ -1,4 +1,4 @@
-"""The release before this one: its code beside ours, on one log and one database."""
+"""The release before this one: its code beside ours, on one log and one database, with the packages of this checkout."""
 
 from __future__ import annotations
 
