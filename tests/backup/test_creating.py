@@ -14,6 +14,7 @@ from broker.events.archive.store import StreamArchive
 from broker.events.backup import bundle, layout, sealing, streams
 from broker.events.backup.layout import BackupError
 from broker.events.backup.repository import Repository
+from broker.events.backup.verifying import Verification
 from support import archives, backups
 
 
@@ -109,6 +110,26 @@ async def test_destroyed_keys_leave_every_backup(log, target) -> None:
     assert "leaving" in opened.erased
     assert len(backups.verify(target).backups) == 2
     assert backups.verify(target).ok
+
+
+async def test_keys_apart(source, target, tmp_path) -> None:
+    """⚠ Keys in another directory are nowhere in this one; there, too, the next backup replaces them."""
+    elsewhere = tmp_path / "keys"
+    for _ in range(2):
+        made = await backups.create(source, target, keys=elsewhere)
+    assert not (target / "keys").exists()
+    assert [path.name for path in elsewhere.iterdir()] == [f"{made.snapshot.name}.sealed"]
+    whole = Verification(Repository(target, elsewhere), None, backups.PASSPHRASE).run()
+    assert (whole.ok, whole.opened) == (True, True)
+    assert backups.wrong(backups.verify(target))[0].startswith("keys/ holds no keys")
+    identity = msgspec.structs.replace(source.identity, log_id="f" * 32)
+    with pytest.raises(Conflict, match="holds the keys of another log"):
+        await backups.create(
+            msgspec.structs.replace(source, identity=identity), tmp_path / "x", keys=elsewhere
+        )
+    await backups.create(source, tmp_path / "both")
+    with pytest.raises(Conflict, match="There are keys in"):
+        await backups.create(source, tmp_path / "both", keys=elsewhere)
 
 
 async def test_passphrases(source, target) -> None:

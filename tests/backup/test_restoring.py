@@ -95,7 +95,7 @@ def source(world: World) -> Source:
 
 async def restored(settings: Settings, target: Path, name: str | None = None) -> reviving.Restored:
     """Restore."""
-    return await reviving.restored(settings, target, name, backups.PASSPHRASE)
+    return await reviving.restored(settings, Repository(target), name, backups.PASSPHRASE)
 
 
 async def move(world: World, settings: Settings) -> None:
@@ -340,7 +340,7 @@ async def test_refused(world, other, target, tmp_path) -> None:
     """⚠ Nothing is written where something is: directory, Redis, database; nor with other settings or passphrases."""
     made = await backups.create(source(world), target)
     with pytest.raises(WrongPassphrase):
-        await reviving.restored(other, target, None, "another")
+        await reviving.restored(other, Repository(target), None, "another")
     for change in ({"log_name": "another"}, {"partitions": 4}):
         with pytest.raises(SettingsError, match=f"BROKER_{next(iter(change)).upper()}="):
             await restored(msgspec.structs.replace(other, **change), target)

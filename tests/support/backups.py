@@ -60,9 +60,11 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Tools, Source]]:
         )
 
 
-async def create(source: Source, target: Path, passphrase: str = PASSPHRASE, **options: object) -> Made:
+async def create(
+    source: Source, target: Path, passphrase: str = PASSPHRASE, *, keys: Path | None = None, **options: object
+) -> Made:
     """A backup."""
-    return await Creation(source, target, passphrase, actor="system").run(**options)
+    return await Creation(source, Repository(target, keys), passphrase, actor="system").run(**options)
 
 
 def verify(target: Path, passphrase: str | None = PASSPHRASE, trusted: set[str] | None = None) -> Report:

@@ -131,7 +131,8 @@ def erase(settings: Settings, *, name: str, reason: str, yes: bool, as_json: boo
     Its keys are destroyed, so that its bodies, numbers and metadata can be read nowhere any more: not in the
     log, the archive, the tables or their backups. Its certificates are revoked, its open messages end as
     discarded. That they were, and when, stays in the history, and every proof goes on to verify. Repeat it if
-    it was interrupted. Copies of the keys that you made yourself (backups of Redis) are yours to destroy.
+    it was interrupted. The next `broker backup create` takes its keys out of all backups there. Copies that
+    you made yourself (of Redis, of backups) are yours to destroy.
     """
     confirm(f"Nobody will be able to read anything of {name} again. Erase it?", yes=yes)
     done = asyncio.run(_erase(settings, name, reason))

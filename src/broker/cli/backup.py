@@ -12,6 +12,7 @@ import click
 from broker.cli import restoring
 from broker.cli.backup_common import (
     given_passphrase,
+    keys_option,
     known_passphrase,
     passphrase_option,
     progress,
@@ -26,6 +27,7 @@ from broker.settings import Settings
 
 if TYPE_CHECKING:
     from broker.events.backup.creating import Made
+    from broker.events.backup.repository import Repository
     from broker.events.backup.verifying import Checked, Report
 
 
@@ -48,6 +50,7 @@ backup.add_command(restoring.restore)
 @backup.command()
 @target_argument
 @passphrase_option
+@keys_option
 @click.option(
     "--new-passphrase", is_flag=True, help="Seal the keys of all backups there anew, with this one."
 )
@@ -56,7 +59,13 @@ backup.add_command(restoring.restore)
 @json_option
 @with_settings
 def create(
-    settings: Settings, target: Path, *, passphrase_file: Path | None, as_json: bool, **options: Any
+    settings: Settings,
+    target: Path,
+    *,
+    passphrase_file: Path | None,
+    keys_in: Path | None,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Make a backup in the directory TARGET while everything runs.
 
@@ -64,8 +73,10 @@ def create(
     again. Files there are never changed, only added, but for the keys: each backup replaces them, so that
     keys that were destroyed are soon gone from all of them.
     """
+    from broker.events.backup.repository import Repository
+
     passphrase = known_passphrase(settings, passphrase_file, new=True)
-    made = asyncio.run(_create(settings, target, passphrase, **options))
+    made = asyncio.run(_create(settings, Repository(target, keys_in), passphrase, **options))
     if as_json:
         print_json(_made(made, target))
         return
@@ -83,6 +94,7 @@ def create(
 @target_argument
 @click.option("--backup", "name", metavar="NAME", help="Only this one. Default: all, each file once.")
 @passphrase_option
+@keys_option
 @click.option(
     "--key", "keys", multiple=True, type=UserPath(exists=True, dir_okay=False),
     help="The public key of digests, PEM; may be repeated. Default: digests.pub of this installation.",
@@ -95,6 +107,7 @@ def verify(
     *,
     name: str | None,
     passphrase_file: Path | None,
+    keys_in: Path | None,
     keys: tuple[Path, ...],
     as_json: bool,
 ) -> None:
@@ -103,8 +116,11 @@ def verify(
     Needs no log, no database. Who made the backups is proved by the public key or by the passphrase; with the
     passphrase the keys are opened, too.
     """
+    from broker.events.backup.repository import Repository
+
+    repository = Repository(target, keys_in)
     passphrase = given_passphrase(settings, passphrase_file)
-    report = verified(target, name, passphrase, trusted(settings, keys, target))
+    report = verified(repository, name, passphrase, trusted(settings, keys, repository))
     if as_json:
         import msgspec
 
@@ -114,7 +130,7 @@ def verify(
     sys.exit(0 if report.ok else 1)
 
 
-async def _create(settings: Settings, target: Path, passphrase: str, **options: Any) -> Made:
+async def _create(settings: Settings, repository: Repository, passphrase: str, **options: Any) -> Made:
     from broker.cli import opening
     from broker.events.archive import storage
     from broker.events.backup.creating import Creation, Source
@@ -136,7 +152,7 @@ async def _create(settings: Settings, target: Path, passphrase: str, **options: 
         )
         with progress("events") as (advance, total):
             creation = Creation(
-                source, target, passphrase, actor=opening.ACTOR, on_events=advance, on_total=total
+                source, repository, passphrase, actor=opening.ACTOR, on_events=advance, on_total=total
             )
             return await creation.run(**options)
 

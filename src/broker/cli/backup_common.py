@@ -15,6 +15,7 @@ from broker.cli.common import UserPath
 from broker.settings import Settings, variable
 
 if TYPE_CHECKING:
+    from broker.events.backup.repository import Repository
     from broker.events.backup.verifying import Report
 
 PASSPHRASE: Final = variable("backup_passphrase")
@@ -25,6 +26,11 @@ passphrase_option = click.option(
     help=f"What seals the keys, in a file. Default: {PASSPHRASE}, then the setting key_passphrase.",
 )
 target_argument = click.argument("target", type=UserPath(file_okay=False))
+keys_option = click.option(
+    "--keys-in",
+    type=UserPath(file_okay=False),
+    help="Where the sealed keys lie, apart from the rest. Default: in TARGET.",
+)
 
 
 def known_passphrase(settings: Settings, file: Path | None, *, new: bool = False) -> str:
@@ -46,29 +52,28 @@ def given_passphrase(settings: Settings, file: Path | None) -> str | None:
     return found
 
 
-def trusted(settings: Settings, keys: tuple[Path, ...], target: Path) -> set[str] | None:
+def trusted(settings: Settings, keys: tuple[Path, ...], repository: Repository) -> set[str] | None:
     """Public keys in hex, those given or the installation's, if it is of the same log; None without any."""
     from broker.events import log_identity
     from broker.events.backup import bundle
-    from broker.events.backup.repository import Repository
 
     found = {key for path in keys for key in bundle.public_keys_in(path)}
     if keys and not found:
         raise click.UsageError(f"{keys[0]} holds no public key of digests.")
     if found:
         return found
-    own, whose = log_identity.read_file(settings), Repository(target).whose()
+    own, whose = log_identity.read_file(settings), repository.whose()
     if own is None or whose is None or own.log_id != whose.log_id:
         return None
     return bundle.public_keys(settings.certs_dir) or None
 
 
-def verified(target: Path, name: str | None, passphrase: str | None, keys: set[str] | None) -> Report:
+def verified(
+    repository: Repository, name: str | None, passphrase: str | None, keys: set[str] | None
+) -> Report:
     """What a verification of the directory finds."""
-    from broker.events.backup.repository import Repository
     from broker.events.backup.verifying import Verification
 
-    repository = Repository(target)
     names = None if name is None else [repository.chosen(name)]
     with progress("bytes") as (advance, _):
         return Verification(repository, keys, passphrase, advance).run(names)

@@ -24,7 +24,7 @@ PATIENCE: Final = 60.0
 def keys() -> None:
     """Keys: those of each client, the master key that wraps them, those that sign access tokens.
 
-    They lie beside the history and outside every data backup: back up the keyring by itself.
+    They lie beside the history, never in it; `broker backup create` takes them along in one sealed file.
     """
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from broker.cli.backup_common import known_passphrase, passphrase_option, target_argument
+from broker.cli.backup_common import keys_option, known_passphrase, passphrase_option, target_argument
 from broker.cli.common import confirm, data_option, json_option, print_json, settings_for
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @target_argument
 @click.option("--backup", "name", metavar="NAME", help="Default: the newest.")
 @passphrase_option
+@keys_option
 @data_option
 @click.option("--yes", is_flag=True, help="Do not ask, where no --data was given.")
 @json_option
@@ -29,6 +30,7 @@ def restore(
     *,
     name: str | None,
     passphrase_file: Path | None,
+    keys_in: Path | None,
     data: Path | None,
     yes: bool,
     as_json: bool,
@@ -46,9 +48,12 @@ def restore(
     settings = settings_for(data)
     confirm(f"Restore into {settings.data_dir} and {settings.certs_dir}?", yes=yes or data is not None)
     from broker.cli import reviving
+    from broker.events.backup.repository import Repository
 
     passphrase = known_passphrase(settings, passphrase_file)
-    done = asyncio.run(reviving.restored(settings, target, name, passphrase, _said(as_json)))
+    done = asyncio.run(
+        reviving.restored(settings, Repository(target, keys_in), name, passphrase, _said(as_json))
+    )
     if as_json:
         print_json(done)
     else:

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from broker.events.backup.repository import Repository
     from broker.events.backup.restoring import Place
     from broker.events.connection import Redis
+    from broker.events.positions import Position
     from broker.events.repair.report import Report
     from broker.preparation import Tools
     from broker.projections.store import Store
@@ -47,24 +47,23 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
 
 async def restored(
     settings: Settings,
-    target: Path,
+    repository: Repository,
     name: str | None,
     passphrase: str,
     say: Callable[[str], None] = lambda _: None,
 ) -> Restored:
-    """Make an installation where `settings` say, of the backup `name` (None: the newest) in `target`.
+    """Make an installation where `settings` say, of the backup `name` (None: the newest).
 
     Raises Conflict (something is there already, the backup is damaged), NotFound, WrongPassphrase,
     SettingsError, BackupError, KeyringError, EmbeddedError, and what a repair and a rebuild raise.
     """
     from broker.embedded.state import RunLock
     from broker.events.backup import restoring
-    from broker.events.backup.repository import Repository
 
-    repository, place = Repository(target), restoring.Place(settings)
+    place = restoring.Place(settings)
     name = repository.chosen(name)
     say(f"Verifying {name}")
-    report = await asyncio.to_thread(verified, target, name, passphrase, None)
+    report = await asyncio.to_thread(verified, repository, name, passphrase, None)
     if wrong := [*report.problems, *(each for one in report.backups for each in one.problems)]:
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise Conflict(f"{name} is damaged: {wrong[0]}{more} `broker backup verify` tells all of it.")
@@ -88,7 +87,7 @@ def _opened(repository: Repository, passphrase: str) -> Bundle:
 
     path, whose = repository.keys(), repository.whose()
     if path is None or whose is None:
-        raise NotFound(f"There are no keys in {repository.root}.")
+        raise NotFound(f"There are no keys in {repository.keys_root}.")
     return bundle.unseal(repository.get(path), passphrase, whose.log_id)
 
 
@@ -185,7 +184,7 @@ class Making:
         report = await repair.run()
         async with opened(settings) as tools:
             marked = (await asyncio.to_thread(copies(self._snapshot.log_id).held)).erased
-            again = await _reapplied(tools, self._keys, marked)
+            again = await _reapplied(tools, self._keys, marked, self._snapshot)
             tables = await _tables(tools, store, self._say)
         return Restored(
             name=self._snapshot.name,
@@ -215,19 +214,24 @@ async def _check_empty(redis: Redis, settings: Settings, store: Store) -> None:
         raise Conflict(f"The database at {safe_url(settings.mysql_url or '')} is not empty.")
 
 
-async def _reapplied(tools: Tools, keys: Bundle, marked: set[str]) -> dict[str, list[str]]:
-    """What was taken back after the backup was made is taken back again: clients, certificates, users."""
+async def _reapplied(
+    tools: Tools, keys: Bundle, marked: set[str], snapshot: Snapshot
+) -> dict[str, list[str]]:
+    """What was taken back after the backup was made is taken back again: clients, certificates, users.
+
+    `marked`: clients that the copies of the keys know to be erased, which the repair has erased already.
+    """
     from broker.cli.opening import ACTOR
-    from broker.events import directory
+    from broker.events import directory, positions
     from broker.events.erasure import Erasure
+    from broker.events.positions import CONTROL
 
     erasure = Erasure(tools.clients, tools.registry, tools.redis, tools.keys, tools.identity)
-    clients = await directory.clients(tools.redis, tools.keys.control)
-    gone = {*keys.erased, *marked}
-    erased = [one.client_id for one in clients if one.status == "active" and one.client_id in gone]
-    for client in erased:
-        # No file of this Redis ever held the keys.
-        await erasure.erase(client, ERASED, actor=ACTOR, within=0)
+    for client in await directory.clients(tools.redis, tools.keys.control):
+        if client.client_id in {*keys.erased, *marked}:
+            # No file of this Redis ever held the keys; what is parked ends.
+            await erasure.erase(client.client_id, ERASED, actor=ACTOR, within=0)
+    erased = await _erased_since(tools, positions.at(CONTROL, snapshot.streams[CONTROL].position))
     certificates = await directory.certificates(tools.redis, tools.keys.control)
     revoked = [
         one.fingerprint for one in certificates if one.status != "revoked" and one.fingerprint in keys.revoked
@@ -245,6 +249,20 @@ async def _reapplied(tools: Tools, keys: Bundle, marked: set[str]) -> dict[str, 
             except Conflict:
                 left.append(f"{user.email} was disabled since, and is the backup's last admin")
     return {"erased": erased, "revoked": revoked, "disabled": disabled, "left": left}
+
+
+async def _erased_since(tools: Tools, position: Position) -> list[str]:
+    """The clients whose erasure is on record after a position of the control stream."""
+    from broker.events import codec, types
+    from broker.events.archive import storage
+    from broker.events.exported_source import History
+
+    history = History(tools.redis, tools.keys, tools.identity, storage.opened(tools.settings))
+    found = []
+    async for block in history.blocks(position.stream, position):
+        events = [codec.decode(entry.tag, entry.data) for entry in block]
+        found += [event.client_id for event in events if isinstance(event, types.ClientErased)]
+    return found
 
 
 async def _tables(tools: Tools, store: Store, say: Callable[[str], None]) -> list[str]:

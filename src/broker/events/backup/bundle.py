@@ -67,6 +67,11 @@ def unseal(sealed: bytes, passphrase: str, log_id: str) -> Bundle:
         raise BackupDamaged("The keys are of a format that this version does not read.") from None
 
 
+def of_another(sealed: bytes, log_id: str) -> bool:
+    """Whether a file is the keys of another log."""
+    return sealing.purpose_of(sealed) not in {None, _purpose(log_id)}
+
+
 def _purpose(log_id: str) -> str:
     return f"backup keys {layout.FORMAT} {log_id}"
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from broker import __version__, clock
+from broker.errors import Conflict
 from broker.events import types
 from broker.events.access import AccessLog
 from broker.events.archive.storage import Storage
@@ -57,12 +57,12 @@ class Made(msgspec.Struct, frozen=True):
 
 
 class Creation:
-    """One backup into the directory `root`. `on_events` is told of events as they are taken."""
+    """One backup into a directory. `on_events` is told of events as they are taken."""
 
     def __init__(
         self,
         source: Source,
-        root: Path,
+        repository: Repository,
         passphrase: str,
         *,
         actor: str,
@@ -70,7 +70,7 @@ class Creation:
         on_total: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._source = source
-        self._repository = Repository(root)
+        self._repository = repository
         self._passphrase = passphrase
         self._actor = actor
         self._on_events = on_events
@@ -92,6 +92,7 @@ class Creation:
     async def _run(self, *, full: bool, new_passphrase: bool, keep: int | None) -> Made:
         repository, log_id = self._repository, self._source.identity.log_id
         repository.claim(log_id)
+        self._check_keys()
         held = None if new_passphrase else await asyncio.to_thread(self._keys_there)
         before = None if full else self._before()
         began = clock.iso(clock.now_ms())
@@ -107,6 +108,12 @@ class Creation:
         removed = names[: max(0, len(names) + 1 - keep)] if keep else []
         tidied = await asyncio.to_thread(self._tidy, removed)
         return Made(snapshot, repository.written, removed, tidied)
+
+    def _check_keys(self) -> None:
+        """Raises Conflict where the keys of another log lie: they would be taken for older ones of ours."""
+        for path in self._repository.key_files():
+            if bundle.of_another(self._repository.get(path), self._source.identity.log_id):
+                raise Conflict(f"{self._repository.keys_root} holds the keys of another log; name another.")
 
     def _keys_there(self) -> Bundle | None:
         """The keys of the backups that are there. Raises WrongPassphrase."""

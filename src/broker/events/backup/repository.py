@@ -21,6 +21,7 @@ from broker.events.archive.segments import Manifest
 from broker.events.backup import layout
 from broker.events.backup.layout import BackupDamaged, BackupError, File, Inventory, Snapshot, Whose
 
+KEYS: Final = "keys"
 _LOCK: Final = ".backup"
 _IGNORED: Final = frozenset({f"{_LOCK}.lock", "lost+found"})
 _DRAFT: Final = re.compile(r"\..+\.[0-9a-f]{12}\Z")
@@ -28,10 +29,14 @@ _DRAFT: Final = re.compile(r"\..+\.[0-9a-f]{12}\Z")
 
 
 class Repository:
-    """A directory of backups. Everything blocks. Raises BackupError for what the disk refuses."""
+    """A directory of backups; its keys may lie in another one. Everything blocks.
 
-    def __init__(self, root: Path) -> None:
+    Raises BackupError for what the disk refuses.
+    """
+
+    def __init__(self, root: Path, keys: Path | None = None) -> None:
         self.root = root
+        self.keys_root = keys or root / KEYS
         self.written = 0
         """Bytes, by this object."""
 
@@ -40,7 +45,7 @@ class Repository:
     def put(self, path: str, content: bytes) -> None:
         """Make a file: whole and durable on return. One that is there and the same is left."""
         with self._refused():
-            target = self.root / path
+            target = self._at(path)
             try:
                 if target.stat().st_size == len(content) and target.read_bytes() == content:
                     return
@@ -53,7 +58,7 @@ class Repository:
         """A file's content. Raises BackupDamaged where it is missing or not what was expected."""
         with self._refused():
             try:
-                content = (self.root / path).read_bytes()
+                content = self._at(path).read_bytes()
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 raise BackupDamaged(f"{path} is missing.") from None
         if expected is not None and hashlib.sha256(content).hexdigest() != expected.sha256:
@@ -67,6 +72,8 @@ class Repository:
                 found = path.relative_to(self.root).as_posix()
                 if (path.is_symlink() or not path.is_dir()) and found not in _IGNORED:
                     yield found
+        if self.keys_root != self.root / KEYS:
+            yield from self.key_files()
 
     # -- Whose it is --------------------------------------------------------------------------------------
 
@@ -167,9 +174,16 @@ class Repository:
 
     def keys(self) -> str | None:
         """The path of the keys: the newest, should there be several."""
+        found = self.key_files()
+        return found[-1] if found else None
+
+    def key_files(self) -> list[str]:
+        """Every file with keys, oldest first. Raises Conflict where some lie in both places."""
+        own = self.root / KEYS
         with self._refused():
-            found = sorted(path.name for path in (self.root / "keys").glob("*.sealed"))
-        return f"keys/{found[-1]}" if found else None
+            if self.keys_root != own and any(own.glob("*.sealed")):
+                raise Conflict(f"There are keys in {own}, too: move them to {self.keys_root}.")
+            return sorted(f"{KEYS}/{path.name}" for path in self.keys_root.glob("*.sealed"))
 
     # -- Removing -----------------------------------------------------------------------------------------
 
@@ -184,12 +198,16 @@ class Repository:
         """Remove these files, and the directories that are empty then."""
         with self._refused():
             for path in paths:
-                target = self.root / path
+                target = self._at(path)
                 target.unlink(missing_ok=True)
                 for parent in target.parents:
-                    if parent == self.root or any(parent.iterdir()):
+                    if parent in {self.root, self.keys_root} or any(parent.iterdir()):
                         break
                     parent.rmdir()
+
+    def _at(self, path: str) -> Path:
+        folder, _, name = path.partition("/")
+        return self.keys_root / name if folder == KEYS else self.root / path
 
     @contextmanager
     def _refused(self) -> Iterator[None]:

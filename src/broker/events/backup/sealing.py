@@ -61,6 +61,14 @@ def unseal(sealed: bytes, passphrase: str, purpose: str) -> bytes:
         ) from None
 
 
+def purpose_of(sealed: bytes) -> str | None:
+    """What a file says that it is good for; None for what is no such file."""
+    try:
+        return msgspec.json.decode(sealed, type=_Sealed).purpose
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
 def _cipher(sealed: _Sealed, passphrase: str) -> AESGCM:
     return AESGCM(
         low_level.hash_secret_raw(
