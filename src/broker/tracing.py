@@ -1,7 +1,8 @@
 """Spans of each message for an OpenTelemetry collector (OTLP over HTTP, as JSON); nothing where none is set.
 
 A message's id is its trace's id, and a span's id follows from the message and from what the span is of. So
-every process knows the others' spans without being told, and nothing has to travel with the events.
+every process knows the others' spans without being told, and nothing has to travel with the events
+(docs/decisions/0023).
 """
 
 from __future__ import annotations
