@@ -207,6 +207,8 @@ async def test_what_left_redis_is_exported_from_the_archive(audited: Audited) ->
     assert await audited.redis.xtrim(keys.events, maxlen=4, approximate=False) == 14
     assert await audited.export() == every
     assert await audited.export(Filter(types=("Delivered",))) == some
+    known = digests.chained(await audited.signed())
+    assert sum([len(block) async for block in checked(audited.source, known, "0")]) == 18
     first = lines(every)[0]
     assert (await (await audited.walk()).proof(parse(first["id"]))).hash == first["hash"]
     await audited.append("0", histories.happy(2))

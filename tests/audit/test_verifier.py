@@ -16,7 +16,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.events import chain, codec, exported, exported_formats, exported_verifier, types, upcasting
+from broker.events import (
+    chain,
+    codec,
+    exported,
+    exported_formats,
+    exported_parquet,
+    exported_verifier,
+    types,
+    upcasting,
+)
 from broker.events.exported_verifier import Bad
 from broker.events.exported_walk import Filter
 from support import histories
@@ -36,6 +45,7 @@ def test_it_knows_what_the_broker_knows() -> None:
         upcasting.tag(kind): found for kind, found in fields.items()
     }
     assert exported_verifier.COMMITTED == chain.COMMITTED
+    assert exported_verifier.COLUMNS == exported_formats.COLUMNS == tuple(exported_parquet.SCHEMA.names)
     for kind, struct in types.ALL.items():
         for field in msgspec.structs.fields(struct):
             default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()

@@ -110,6 +110,8 @@ async def _print(settings: Settings, wanted: Filter, form: str) -> None:
     from broker.cli import opening
 
     made = _format(form)
+    if form == "parquet" and sys.stdout.isatty():
+        raise click.UsageError("Parquet is not for a terminal: give --output.")
     async with exports(settings) as begins:
         begun = await begins.begin(wanted, form, actor=opening.ACTOR)
         out = sys.stdout.buffer

@@ -302,6 +302,7 @@ def _gap(data: bytes) -> int:
 # -- What a line shows --------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=1024, typed=True)
 def iso(ms: int) -> str:
     """RFC 3339 in UTC with milliseconds."""
     second, rest = divmod(ms, 1000)
@@ -1188,7 +1189,7 @@ def _spread(
 def cores() -> int:
     """How many this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
-    return min(len(affinity(0)) if affinity else os.cpu_count() or 1, MOST_PROCESSES)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def verify(
@@ -1208,7 +1209,7 @@ def verify(
     """
     verifier = Verifier(Digests(digests, keys), filtered=filtered, unsigned=unsigned)
     file = opened(path)
-    processes = processes or (cores() if file.large else 1)
+    processes = min(processes or (cores() if file.large else 1), MOST_PROCESSES)
     done = file.begin if processes == 1 else _spread(verifier, file, processes, progress)
     for line in file.lines(done, before=verifier.events):
         verifier.take(line)
