@@ -133,19 +133,19 @@ class Maker:
 
     async def _answers(self, keys: PartitionKeys, fold: MessageFold, now_ms: int) -> None:
         """Outcomes and idempotency keys, each in its place: nobody asks while the stream is fenced."""
-        for some in _in_parts(fold.open):
-            pipe = self._redis.pipeline(transaction=False)
-            for name in some:
-                pipe.hdel(keys.done(ids.created_ms(name)), name)
-            await call(pipe.execute())
-        for answers in _in_parts(fold.done().values()):
-            pipe = self._redis.pipeline(transaction=False)
-            for one in answers:
-                place = keys.done(ids.created_ms(one.message_id))
-                record = outcome_record(one.outcome, one.cycle, one.attempts, one.at_ms, one.client_id)
-                pipe.hset(place, one.message_id, record)
-                pipe.pexpire(place, OUTCOME_TTL_MS)
-            await call(pipe.execute())
+        gone: dict[str, list[bytes]] = {}
+        for name in fold.open:
+            gone.setdefault(keys.done(ids.created_ms(name)), []).append(name)
+        for place, names in gone.items():
+            for some in _in_parts(names):
+                await call(self._redis.hdel(place, *some))
+        ended: dict[str, dict[bytes, bytes]] = {}
+        for one in fold.done().values():
+            record = outcome_record(one.outcome, one.cycle, one.attempts, one.at_ms, one.client_id)
+            ended.setdefault(keys.done(ids.created_ms(one.message_id)), {})[one.message_id] = record.encode()
+        for place, records in ended.items():
+            await self._hash(place, records)
+            await call(self._redis.pexpire(place, OUTCOME_TTL_MS))
         for used in _in_parts(fold.used().items()):
             pipe = self._redis.pipeline(transaction=False)
             for key, answer in used:
