@@ -21,7 +21,7 @@ __all__ = ["pki", "world"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`./broker test portal -- -k width --screenshots DIR` takes pictures of every page."""
+    """`./broker test portal -- --screenshots DIR` takes pictures of every page."""
     parser.addoption("--screenshots", metavar="DIR", help="Keep pictures of all pages there.")
 
 

@@ -106,13 +106,13 @@ async def test_messages_are_sent_elsewhere(admin, mover):
     assert found[0]["actor"].startswith("user:")
 
 
-async def test_a_webhooks_secret_is_shown_once_and_can_stay(admin, mover):
+async def test_a_webhooks_secret_is_shown_once_and_can_stay(admin, mover, pictures):
     """One is made unless another is given; a changed address need not change it. Events hold it sealed."""
     await admin.go(mover)
     await change(admin, "webhook", "https://shop.example/hook", "new")
     shown = await admin.page.inner_text("#secret")
     assert re.fullmatch(r"whsec_[A-Za-z0-9+/]{43}=", shown)
-    await looking.fits(admin)
+    await looking.fits(admin, pictures, "boss-client-routed")
     await looking.accessible(admin)
     sealed = await entry(admin.system)
     await admin.go(mover)

@@ -111,12 +111,12 @@ async def test_auditors_search_the_history(auditor):
         assert (await auditor.go(path)).status == 404
 
 
-async def test_auditors_export_and_verify(auditor, tmp_path):
+async def test_auditors_export_and_verify(auditor, tmp_path, pictures):
     """A file of what was searched for, one event with its proof, and what a verification has checked."""
     await auditor.go("/audit?type=UserCreated")
     await auditor.press("#export button")
     assert "UserCreated" in await auditor.page.inner_text("dl")
-    await looking.fits(auditor)
+    await looking.fits(auditor, pictures, "auditor-export")
     await looking.accessible(auditor)
     async with auditor.page.expect_download() as download:
         await auditor.page.click("#fetch")

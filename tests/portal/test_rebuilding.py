@@ -16,7 +16,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 PAGE = "/admin/projections/attempts"
 
 
-async def test_a_read_model_is_rebuilt(admin):
+async def test_a_read_model_is_rebuilt(admin, pictures):
     """First what it would take; then damaged rows are right again; who asked is on record."""
     before = admin.system.query("SELECT * FROM clients ORDER BY client_id")
     admin.system.query("UPDATE clients SET domain='damaged'")
@@ -26,7 +26,7 @@ async def test_a_read_model_is_rebuilt(admin):
     said = await admin.page.inner_text("#rebuild")
     assert "clients, certificates would be built anew" in said
     assert int((await admin.page.inner_text("#estimate dd >> nth=0")).replace(",", "")) > 5
-    await looking.fits(admin)
+    await looking.fits(admin, pictures, "boss-rebuild-estimate")
     await looking.accessible(admin)
     await admin.press("#rebuild button")
     await admin.page.wait_for_selector("text=The rebuilt tables are in place")
@@ -56,7 +56,7 @@ def held(system: System) -> Iterator[pymysql.Connection]:
             cursor.execute("DELETE FROM rebuilds WHERE projection='attempts'")
 
 
-async def test_a_rebuild_is_followed_wherever_it_runs(admin):
+async def test_a_rebuild_is_followed_wherever_it_runs(admin, pictures):
     """Live, with its rate; a second is refused; cancelled from here; its end shows without a click."""
     with held(admin.system) as link, link.cursor() as cursor:
         await admin.go(PAGE)
@@ -70,7 +70,7 @@ async def test_a_rebuild_is_followed_wherever_it_runs(admin):
         )
         assert await admin.page.get_attribute("progress", "value") == "4000"
         assert await admin.page.locator("#rebuild #estimate, form[action$=rebuild]").count() == 0
-        await looking.fits(admin)
+        await looking.fits(admin, pictures, "boss-rebuild-running")
         await looking.accessible(admin)
         csrf = await admin.page.input_value("#cancel input[name=csrf]")
         answer = await admin.page.request.post(f"{admin.base}{PAGE}/rebuild", form={"csrf": csrf})

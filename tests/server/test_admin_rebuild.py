@@ -92,6 +92,29 @@ async def test_one_at_a_time_and_ended(reading, monkeypatch):
     assert await progress.load(reading.store) == []
 
 
+async def test_under_way_until_its_end_is_on_record(reading, monkeypatch):
+    """Between the switch and the record of it, nobody is told that nothing runs, or that it was interrupted."""
+    await reading.register("demo")
+    await reading.caught_up()
+    go_on, switched, recorded_end = asyncio.Event(), asyncio.Event(), run.recorded_end
+
+    async def slow(*args) -> None:
+        switched.set()
+        await go_on.wait()
+        await recorded_end(*args)
+
+    monkeypatch.setattr(run, "recorded_end", slow)
+    path = PATH.format("messages")
+    assert (await reading.post("admin", path)).status == 202
+    await switched.wait()
+    assert await progress.load(reading.store) == []
+    answer = await reading.get("admin", path)
+    assert (answer.json["state"], answer.json["last"]) == ("switching", None)
+    assert (await reading.post("admin", path)).status == 409
+    go_on.set()
+    assert (await ended(reading, "messages"))["last"]["outcome"] == "switched"
+
+
 async def test_interrupted_by_a_stop(reading, world, url, monkeypatch):
     """A server that stops in the middle leaves a rebuild that another request takes up."""
     await reading.register("demo")

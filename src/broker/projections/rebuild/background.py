@@ -75,6 +75,7 @@ class Rebuilds:
     def __init__(self, source: Callable[[], Source]) -> None:
         self._source = source
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._running: dict[str, Rebuild] = {}
         self._ended: dict[str, Ended] = {}
 
     async def begin(self, store: Store, projection: Projection, record: Record) -> None:
@@ -89,6 +90,7 @@ class Rebuilds:
         source = self._source()
         own = store.beside(len(source.streams) + 4)
         rebuild = Rebuild(own, source, projection, record=record, batch=BATCH, on_begun=begun.set)
+        self._running[name] = rebuild
         task = self._tasks[name] = asyncio.create_task(self._run(own, rebuild, name))
         task.add_done_callback(lambda _: self._tasks.pop(name, None))
         waiting = asyncio.create_task(begun.wait())
@@ -111,13 +113,20 @@ class Rebuilds:
         """As it is now, whichever process runs it. Raises StoreUnavailable."""
         name = projection.name
         parts = await progress.load(store, name)
-        last = self._ended.get(name)
+        held = bool(parts) and await progress.locked(store, name)
+        if parts and not held:
+            # It may have come to its end in between.
+            parts = await progress.load(store, name)
+        last, own = self._ended.get(name), self._running.get(name)
+        state: State
         if not parts:
-            return Standing(name, "none", last=last)
+            # Of one of ours, the beginning or the end is on its way to the record still.
+            state = "none" if own is None else "switching" if own.begun else "running"
+            return Standing(name, state, last=last)
         now = showing.progress_of(parts)
-        running = await progress.locked(store, name)
-        switching = now.phase == "switching"
-        state: State = "interrupted" if not running else "switching" if switching else "running"
+        # One of ours holds nothing while it waits for what is away.
+        going = held or own is not None
+        state = "interrupted" if not going else "switching" if now.phase == "switching" else "running"
         return Standing(name, state, now.events, now.total, now.rate, now.seconds_left, last)
 
     async def _run(self, store: Store, rebuild: Rebuild, name: str) -> None:
@@ -133,4 +142,5 @@ class Rebuilds:
             self._ended[name] = Ended("failed", 0, error.detail)
             log.error("rebuild_failed", projection=name, reason=error.detail)
         finally:
+            self._running.pop(name, None)
             await store.close()
