@@ -288,15 +288,17 @@ def another_history(archive: Path, where: Path, world: World) -> str:
     return str(where)
 
 
+class Killed(BaseException):
+    """The process ends here."""
+
+
+async def killed(*_: object) -> None:
+    """In place of a step that is not reached."""
+    raise Killed
+
+
 async def test_interrupted(world, other, target, monkeypatch) -> None:
     """⚠ Killed before the log is made, between two tables, while files take their places: run again, it goes on."""
-
-    class Killed(BaseException):
-        pass
-
-    async def killed(*_: object) -> None:
-        raise Killed
-
     await used(world)
     await backups.create(source(world), target)
     await world.project()
@@ -336,7 +338,7 @@ async def test_interrupted(world, other, target, monkeypatch) -> None:
     ]  # fmt: skip
 
 
-async def test_refused(world, other, target, tmp_path) -> None:
+async def test_refused(world, other, target, tmp_path, monkeypatch) -> None:
     """⚠ Nothing is written where something is: directory, Redis, database; nor with other settings or passphrases."""
     made = await backups.create(source(world), target)
     with pytest.raises(WrongPassphrase):
@@ -357,7 +359,13 @@ async def test_refused(world, other, target, tmp_path) -> None:
     await world.project()
     with pytest.raises(Conflict, match=r"database at .* is not empty"):
         await restored(msgspec.structs.replace(other, mysql_url=world.store_url), target)
-    # The servers named now are empty, so that it goes on; another backup must not be mixed with it.
+    assert not (other.data_dir / restoring.FOLDER).exists()
+    assert [path.name for path in full.iterdir()] == ["letter.txt"]
+    # Once one was begun, another backup must not be mixed with it.
+    with monkeypatch.context() as patch:
+        patch.setattr(Repair, "run", killed)
+        with pytest.raises(Killed):
+            await restored(other, target)
     second = await backups.create(source(world), target)
     with pytest.raises(Conflict, match="Another backup was being restored"):
         await restored(other, target)

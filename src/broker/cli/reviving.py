@@ -70,12 +70,19 @@ async def restored(
     keys = _opened(repository, passphrase)
     snapshot = repository.snapshot(name, keys.signers)
     restoring.check_settings(snapshot, settings)
+    # Before anything is written, were it only a lock.
+    place.look(snapshot)
     with RunLock(settings.data_dir):
         place.begin(snapshot)
         if (said := place.made) is not None:
             done = msgspec.json.decode(said, type=Restored)
         else:
-            done = await Making(place, repository, snapshot, keys, say).run()
+            try:
+                done = await Making(place, repository, snapshot, keys, say).run()
+            except BaseException:
+                if not place.checked:
+                    place.abandon()
+                raise
             place.finish(msgspec.json.encode(done))
         say("Putting everything in its place")
         place.settle()

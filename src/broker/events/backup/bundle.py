@@ -117,13 +117,6 @@ def files_of(settings: Settings) -> Iterator[tuple[str, Path]]:
         yield password.name, password
 
 
-def public_files_of(settings: Settings) -> Iterator[tuple[str, Path]]:
-    """Certificates and public keys, for people to find; a restore takes those that are with their keys."""
-    for path, file in _files(settings.certs_dir, "certs"):
-        if is_public(path, file.read_bytes()):
-            yield path, file
-
-
 def public_keys(certs: Path) -> set[str]:
     """The public keys of digests in a directory of certificates, in hex."""
     return {key for path in sorted(certs.glob(PUBLIC_FILES)) for key in public_keys_in(path)}
@@ -148,5 +141,5 @@ def _files(root: Path, prefix: str) -> Iterator[tuple[str, Path]]:
 
 
 def is_public(path: str, content: bytes) -> bool:
-    """Whether everybody may read a file."""
+    """Whether everybody may read a file: certificates and public keys."""
     return path.endswith(_PUBLIC) and _PRIVATE_PEM not in content

@@ -28,6 +28,7 @@ from broker.events.connection import Redis
 from broker.events.digests_key import DigestKey
 from broker.events.keys import LogKeys
 from broker.events.log_identity import LogIdentity
+from broker.events.positions import CONTROL
 from broker.settings import Settings, shown
 
 SETTINGS_FILE: Final = "settings.json"
@@ -73,6 +74,7 @@ class Creation:
         self._repository = repository
         self._passphrase = passphrase
         self._actor = actor
+        self._streams = {stream.stream: stream for stream in source.keys.streams}
         self._on_events = on_events
         self._on_total = on_total
 
@@ -99,14 +101,15 @@ class Creation:
         names = repository.names()
         name = layout.name_of(layout.number_of(names[-1]) + 1 if names else 1, began)
         await self._record(name)
-        ends = {stream.stream: await self._end(stream.stream) for stream in self._source.keys.streams}
+        ends = {stream: await self._end(stream) for stream in self._streams}
         self._on_total(sum(end.added for end in ends.values()))
         parts = {}
         for stream, end in ends.items():
             parts[stream] = await self._take(name, stream, end, before)
-        snapshot = await self._finish(name, began, parts, held)
+        keys = await self._keys(parts[CONTROL].position, held)
+        snapshot = await self._finish(name, began, parts, keys)
         removed = names[: max(0, len(names) + 1 - keep)] if keep else []
-        tidied = await asyncio.to_thread(self._tidy, removed)
+        tidied = await asyncio.to_thread(self._tidy, snapshot, removed)
         return Made(snapshot, repository.written, removed, tidied)
 
     def _check_keys(self) -> None:
@@ -142,12 +145,10 @@ class Creation:
 
     async def _end(self, stream: str) -> End:
         source = self._source
-        keys = next(each for each in source.keys.streams if each.stream == stream)
-        return await streams.end(source.redis, keys, source.identity.incarnations[stream])
+        return await streams.end(source.redis, self._streams[stream], source.identity.incarnations[stream])
 
     async def _take(self, name: str, stream: str, end: End, before: Snapshot | None) -> StreamPart:
         source = self._source
-        keys = next(each for each in source.keys.streams if each.stream == stream)
         backup = StreamBackup(
             self._repository,
             StreamArchive(source.storage, source.identity.log_id, stream),
@@ -156,24 +157,24 @@ class Creation:
             size=source.settings.archive_segment_mb * 1024 * 1024,
             on_events=self._on_events,
         )
-        return await backup.take(source.redis, keys, end, before.streams.get(stream) if before else None)
+        part = before.streams.get(stream) if before is not None else None
+        return await backup.take(source.redis, self._streams[stream], end, part)
 
-    async def _finish(
-        self, name: str, began: str, parts: dict[str, StreamPart], held: Bundle | None
-    ) -> Snapshot:
-        """Keys, files, signature, and the manifest that makes it a backup."""
-        source, put = self._source, self._repository.put
-        now = clock.iso(clock.now_ms())
+    async def _keys(self, control: str, held: Bundle | None) -> Bundle:
+        """The keys as they are now, which is no earlier than the events up to `control`.
+
+        Raises BackupError where they lack some that the backups there have (`held`).
+        """
+        source = self._source
         try:
             keys = await bundle.gathered(
                 source.redis,
                 source.keys.control,
                 source.settings,
                 log_id=source.identity.log_id,
-                made_at=now,
-                control=parts[source.keys.control.stream].position,
+                made_at=clock.iso(clock.now_ms()),
+                control=control,
             )
-            files = {path: file.read_bytes() for path, file in bundle.public_files_of(source.settings)}
         except OSError as error:
             raise BackupError(f"{error.filename}: {error.strerror}.") from None
         if held is not None and (missing := sorted((bundle.NEEDED & set(held.files)) - set(keys.files))):
@@ -181,6 +182,12 @@ class Creation:
                 f"{', '.join(missing)}: in the backups at {self._repository.root}, but not here; all of them "
                 "would lose it. Make backups where all keys are, or into another directory."
             )
+        return keys
+
+    async def _finish(self, name: str, began: str, parts: dict[str, StreamPart], keys: Bundle) -> Snapshot:
+        """Files, keys, signature, and the manifest that makes it a backup."""
+        source, put = self._source, self._repository.put
+        files = {path: content for path, content in keys.files.items() if bundle.is_public(path, content)}
         settings = msgspec.json.encode(shown(source.settings), enc_hook=str)
         files[SETTINGS_FILE] = msgspec.json.format(settings, indent=1)
         for path, content in files.items():
@@ -211,11 +218,12 @@ class Creation:
 
     async def _unchanged(self) -> None:
         """Raises LogRefused where Redis was emptied or repaired meanwhile: what was read is no history."""
-        for stream in self._source.keys.streams:
-            await self._end(stream.stream)
+        for stream in self._streams:
+            await self._end(stream)
 
-    def _tidy(self, removed: list[str]) -> bool:
-        """Remove older backups, replaced keys, and what interrupted backups left; whether it could."""
+    def _tidy(self, snapshot: Snapshot, removed: list[str]) -> bool:
+        """Remove replaced keys, older backups, what interrupted ones left; False: not the last of these."""
+        self._repository.remove([path for path in self._repository.key_files() if path != snapshot.keys])
         self._repository.forget(removed)
         try:
             known = listed(self._repository)

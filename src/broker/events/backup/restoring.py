@@ -67,16 +67,25 @@ class Place:
 
     def begin(self, snapshot: Snapshot) -> None:
         """Make the folder, or find the one that was begun. Raises Conflict where anything is in the way."""
-        begun = Begun(snapshot.log_id, snapshot.name)
         path = self.folder / _BEGUN
-        if path.exists():
-            if msgspec.json.decode(path.read_bytes(), type=Begun) != begun:
-                raise Conflict(
-                    f"Another backup was being restored into {self.settings.data_dir}; remove {self.folder}."
-                )
-            return
-        self._check_empty()
-        private_files.write(path, msgspec.json.encode(begun))
+        if not self.look(snapshot):
+            private_files.write(path, msgspec.json.encode(Begun(snapshot.log_id, snapshot.name)))
+
+    def look(self, snapshot: Snapshot) -> bool:
+        """Whether it was begun; writes nothing. Raises Conflict where anything is in the way."""
+        path = self.folder / _BEGUN
+        if not path.exists():
+            self._check_empty()
+            return False
+        if msgspec.json.decode(path.read_bytes(), type=Begun) != Begun(snapshot.log_id, snapshot.name):
+            raise Conflict(
+                f"Another backup was being restored into {self.settings.data_dir}; remove {self.folder}."
+            )
+        return True
+
+    def abandon(self) -> None:
+        """Remove the folder: nothing was made anywhere else."""
+        shutil.rmtree(self.folder)
 
     def _check_empty(self) -> None:
         settings = self.settings
