@@ -12,8 +12,9 @@ import pytest
 
 from broker.embedded.mariadb import MariaDB
 from broker.embedded.valkey import Valkey
-from broker.events import connection
+from broker.events import connection, user_commands
 from support import furnishing, spreading
+from support.examples import choose
 
 # A busy machine must not fail a property: no test asserts a duration.
 hypothesis.settings.register_profile("broker", deadline=None)
@@ -21,6 +22,11 @@ hypothesis.settings.load_profile("broker")
 
 
 pytest_plugins = ["support.casebook"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before tests are collected."""
+    choose(full=bool(config.getoption("--full")))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,6 +39,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     """Files that share a running system go to one process."""
     return spreading.scheduler(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_passwords() -> Iterator[None]:
+    """Hashing at cost 12 takes a quarter of a second; here 4 does, but in processes of the broker's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(user_commands, "BCRYPT_COST", 4)
+        yield
+
+
+@pytest.fixture
+def full_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what is said of the hashes themselves."""
+    monkeypatch.setattr(user_commands, "BCRYPT_COST", 12)
 
 
 @pytest.fixture(scope="session", autouse=True)

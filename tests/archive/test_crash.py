@@ -13,6 +13,7 @@ from broker.events.archive import verification
 from broker.events.archive.archiver import State
 from support import archives, histories, log
 from support.archiver_process import spawn
+from support.examples import examples
 from support.waiting import wait_until
 
 
@@ -38,13 +39,14 @@ async def test_killed_archivers(redis, valkey, log_name, tmp_path):
         return sum((a.last().number if a.last() else 0) for a in archived.values())
 
     try:
-        for _ in range(14):
+        for _ in range(examples(8, 14)):
             before = sealed()
             await more()
             await wait_until(lambda b=before: sealed() > b)
             await more()
-            # Somewhere between reading, packing, writing, recording and cutting.
-            await asyncio.sleep(chance.random() * 0.08)
+            # Somewhere between reading, packing, writing, recording and cutting: so many answers of Redis later.
+            for _ in range(chance.randrange(100)):
+                await redis.ping()
             victim = chance.randrange(2)
             processes[victim].kill()
             processes[victim].wait()

@@ -32,6 +32,7 @@ from broker.events.reopening import Asked, Reopening
 from broker.services.delivery.settlements import settlement
 from support import archives, histories
 from support import log as logs
+from support.examples import examples
 
 DECISIONS = {"deliver": End("delivered"), "fail": End("failed", reason="no"), "retry": Retry(3_600_000),
              "park": Park("look")}  # fmt: skip
@@ -272,7 +273,7 @@ def test_any_order_keeps_history_whole(valkey, monkeypatch):
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=60,
+            max_examples=examples(12, 60),
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

@@ -15,6 +15,7 @@ from broker.events.codec import Stored
 from broker.events.feed import entry
 from broker.events.positions import Position
 from support import archives, histories
+from support.examples import examples
 
 SMALL_BYTES = st.binary(max_size=60)
 EVENTS = st.tuples(st.from_regex(r"[A-Z][a-z]{1,9}(\.[0-9])?", fullmatch=True), *[SMALL_BYTES] * 3)
@@ -59,7 +60,7 @@ def test_what_goes_in_comes_out(found):
     assert segments.decode_manifest(segments.encode_manifest(manifest)) == manifest
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(25, 60))
 @given(entries(), st.data())
 def test_any_changed_byte_is_found(found, data):
     """One flipped bit anywhere in the file, a byte more or less: nothing of the segment is given out."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ("sh", "dirname", "readlink", "cat", "cmp", "mkdir", "rm", "mv", "id", "sleep", "grep", "touch")
@@ -75,10 +77,7 @@ class Checkout:
 
     def held(self) -> None:
         """Wait until an installation is in the middle."""
-        deadline = time.monotonic() + 30
-        while not self.recorded.with_name("calls.held").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        asyncio.run(wait_until(self.recorded.with_name("calls.held").exists))
 
     @property
     def calls(self) -> list[str]:

@@ -29,6 +29,7 @@ from broker.events.positions import at
 from broker.events.reopening import Asked, Reopening
 from broker.services.delivery.settlements import settlement
 from support import log as logs
+from support.examples import examples
 
 CONSUMERS = ("a", "b", "c")
 HANDLED = (types.MessageSubmitted, types.DeliveryDue, types.ResendRequested)
@@ -281,7 +282,7 @@ def test_any_order_of_events_keeps_the_promises(valkey):
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=60,
+            max_examples=examples(15, 60),
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

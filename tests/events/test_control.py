@@ -54,12 +54,6 @@ async def slot(redis, log_name, tmp_path):
     return Slot(redis, keys.control, identity.incarnations["control"], keyring)
 
 
-@pytest.fixture
-def fast_bcrypt(monkeypatch):
-    """Tests about something else need not wait for cost 12."""
-    monkeypatch.setattr(user_commands, "BCRYPT_COST", 4)
-
-
 def certificate(client_id: str = "demo", role: str = "producer", *, days: int = 365, **changes):
     now = clock.now_ms()
     made = CertificateEntry(
@@ -457,6 +451,7 @@ async def test_revoking_by_serial_and_fingerprint(slot):
 
 
 @pytest.mark.case("TC-S-012")
+@pytest.mark.usefixtures("full_cost")
 async def test_passwords_are_bcrypt_cost_12(slot):
     """The stored hash starts with $2b$12$ and matches only its password; the password is nowhere in Redis."""
     done = await slot.users.create_user("ada@example.com", "korrekt-Pferd", "admin", actor="system")
@@ -481,7 +476,6 @@ async def test_passwords_that_bcrypt_would_cut_or_that_are_weak_are_refused(slot
     assert await slot.names() == []
 
 
-@pytest.mark.usefixtures("fast_bcrypt")
 async def test_passwords_of_72_bytes_count_whole(slot):
     """The last byte matters."""
     done = await slot.users.create_user("ada@example.com", "x" * 71 + "y", "user", actor="system")
@@ -489,7 +483,6 @@ async def test_passwords_of_72_bytes_count_whole(slot):
     assert not await user_commands.password_matches("x" * 71 + "z", done.value.password_hash)
 
 
-@pytest.mark.usefixtures("fast_bcrypt")
 async def test_of_twenty_with_the_same_address_exactly_one_is_created(slot):
     """Whatever the case and the spaces around it."""
     spellings = ["ada@example.com", "Ada@Example.com", " ADA@EXAMPLE.COM ", "aDa@example.com"]
@@ -518,7 +511,6 @@ async def test_what_is_no_address_is_refused(slot, email):
         await slot.users.create_user(email, "long enough", "user", actor="system")
 
 
-@pytest.mark.usefixtures("fast_bcrypt")
 async def test_the_last_admin_stays(slot):
     """Neither disabled nor made a user, even when two admins are removed at the same moment."""
     users = slot.users
@@ -543,7 +535,6 @@ async def test_the_last_admin_stays(slot):
     assert await slot.registry.read(ADMINS, list[str]) == [third.user_id]
 
 
-@pytest.mark.usefixtures("fast_bcrypt")
 async def test_changes_of_a_user(slot):
     """Role, clients, password and disabling each leave one event; nothing new leaves none; unknown ids are refused."""
     users = slot.users

@@ -16,6 +16,7 @@ from broker.domain.submission import Submission
 from broker.errors import KeyUnavailable, Undecryptable
 from broker.events.keyring import Keyring
 from broker.events.sealing import ClientKeys, Plain, Sealer, key_number
+from support.examples import examples
 
 MESSAGE = bytes(range(16))
 NUMBER = "+4915200000000"
@@ -63,7 +64,7 @@ metadata = st.dictionaries(
 
 
 @given(body=st.text(min_size=1, max_size=1000), extra=st.none() | metadata)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(50, 150), deadline=None)
 def test_every_message_comes_back_as_it_was(sealer, body, extra):
     """Any text and any JSON object, integers of any size too."""
     plain = sealer.unseal("demo", MESSAGE, sealer.seal("demo", MESSAGE, NUMBER, body, extra))

@@ -10,11 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from support.calling import MESSAGE, Caller
+from support.examples import examples
 from support.serving import connection
 from support.waiting import wait_until
 
 COMMON = settings(
-    max_examples=150, deadline=None,
+    max_examples=examples(40, 150), deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 

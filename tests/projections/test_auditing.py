@@ -13,6 +13,7 @@ from broker.events import chain, exported, types
 from broker.projections import auditing
 from broker.projections.auditing import Cursor, Filter
 from support import histories, log
+from support.examples import examples
 from support.readmodels import reached, runner, running
 from support.waiting import wait_until
 
@@ -114,7 +115,7 @@ async def test_as_the_reference(store, events, monkeypatch, scan):
     monkeypatch.setattr(auditing, "SCAN", scan)
     drawn: list[tuple[Filter, int]] = []
 
-    @settings(max_examples=80, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=examples(25, 80), suppress_health_check=list(HealthCheck), database=None)
     @given(st.just(events).flatmap(filters), st.sampled_from((5, 40, 500)))
     def draw(wanted: Filter, limit: int) -> None:
         drawn.append((wanted, limit))

@@ -16,6 +16,7 @@ from broker.projections import schema
 from broker.projections.status import State
 from broker.projections.store import Store
 from support import databases, histories, log
+from support.examples import examples
 from support.projector_process import spawn
 from support.proxy import proxy_to_port
 from support.readmodels import count, reached, runner, running, tables
@@ -79,7 +80,7 @@ async def test_killed_projectors(redis, valkey, mariadb, log_name):
             processes[victim] = spawn(valkey.url, store.url, log_name)
 
         try:
-            last = await feed_in(redis, keys, 5, 150, kill_one)
+            last = await feed_in(redis, keys, examples(3, 5), 150, kill_one)
             for position in last:
                 await wait_until(lambda at=position: reached(store, at), within=60)
         finally:
@@ -123,7 +124,7 @@ async def test_killed_connections(redis, mariadb, log_name):
             return False
 
         async with running(*runners):
-            last = await feed_in(redis, keys, 10, 60, kill)
+            last = await feed_in(redis, keys, examples(5, 10), 60, kill)
             for position in last:
                 await wait_until(lambda at=position: there(at))
         assert len(killed) > 10

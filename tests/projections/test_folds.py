@@ -20,6 +20,7 @@ from broker.projections.committing import Committer
 from broker.projections.status import StreamStatus
 from broker.projections.store import Store
 from support import databases, histories, readmodels
+from support.examples import examples
 from support.histories import START_MS, Fact
 
 REASONS = st.sampled_from(["refused", "it's \\ gone", "ünlucky 😀", "", "x" * 600])
@@ -185,7 +186,7 @@ async def apply(store: Store, placed, cuts: list[int], back: list[int]) -> None:
     assert all(at.halted is None for at in one.at.values())
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(25, 60), deadline=None, suppress_health_check=list(HealthCheck))
 @given(history(), st.lists(st.integers(0, 200), max_size=6), st.lists(st.integers(0, 9), max_size=4))
 async def test_random_histories(session_url, placed, cuts, back):
     """However a history is cut into batches, and whatever is applied twice, the tables equal the reference."""

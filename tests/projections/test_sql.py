@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from broker.projections import queries, sql
 from broker.projections.store import StoreRejected
 from support.databases import connected
+from support.examples import examples
 
 DATABASE = settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(50, 200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

@@ -36,6 +36,7 @@ async def everything(redis, base: str) -> bytes:
 
 
 @pytest.mark.case("TC-S-012")
+@pytest.mark.usefixtures("full_cost")
 async def test_passwords_are_bcrypt_in_the_table_and_plain_nowhere(world, url):
     """`$2b$12$` for both, another one after the change, seen with its answer; neither password nor token anywhere."""
     user = (

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from broker.services.server import api
 from support.calling import NUMBER, Caller
+from support.examples import examples
 from support.serving import connection
 from support.waiting import wait_until
 
@@ -57,7 +58,7 @@ async def test_bodies(world, server, path):
     # Hypothesis calls plain functions, and the server runs on this loop: examples first, requests after.
     bodies: list[bytes] = []
 
-    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples(40, 150), deadline=None, suppress_health_check=list(HealthCheck))
     @given(PATHS[path].map(lambda value: json.dumps(value).encode()) | st.binary(max_size=50))
     def collect(body: bytes) -> None:
         bodies.append(body)

@@ -13,6 +13,7 @@ from broker.events import codec, types
 from broker.projections.queries import Queries
 from broker.services.server import api
 from support import log
+from support.examples import examples
 from support.reading import BODY, NUMBER, Reading
 from support.waiting import wait_until
 
@@ -233,7 +234,7 @@ async def test_whatever_is_asked(reading, path):
     mine = [each["name"] for each in known["parameters"] if each["in"] == "query"]
     asked: list[str] = []
 
-    @settings(max_examples=40, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=examples(15, 40), suppress_health_check=list(HealthCheck), database=None)
     @given(st.lists(st.tuples(st.sampled_from(mine) | st.sampled_from(names), values), max_size=3))
     def collect(pairs: list[tuple[str, str]]) -> None:
         asked.append("&".join(f"{name}={value}" for name, value in pairs))

@@ -236,6 +236,7 @@ async def test_a_disabled_user_is_out_at_once(person, users, reader):
         ("\x00@x", SECRET),
     ],
 )  # fmt: skip
+@pytest.mark.usefixtures("full_cost")
 async def test_every_refusal_costs_the_same(person, reader, monkeypatch, email, password):
     """One bcrypt check at full cost, whether there is such an account or not; the answers are alike."""
     checked = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -59,8 +60,8 @@ class Installation:
         return {name: one["detail"] for name, one in found.items() if one["status"] == "failed"}
 
     def well(self) -> bool:
-        """Whether `smoke` finds nothing."""
-        return not self.failed("smoke")
+        """Whether `smoke` finds nothing; it is asked once everything listens."""
+        return all(listens(port) for port in self.ports.values()) and not self.failed("smoke")
 
     def start(self, role: str) -> None:
         """As a service manager would."""
@@ -74,6 +75,12 @@ class Installation:
         process = self.running.pop(role)
         process.terminate()
         process.wait(60)
+
+
+def listens(port: int) -> bool:
+    """Whether somebody takes connections there."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextmanager

@@ -23,7 +23,7 @@ LINT = (
 
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.option("--quick", is_flag=True, help="Leave the load and security cases out.")
-@click.option("--full", is_flag=True, help="The load cases in their whole length: an hour and a half in all.")
+@click.option("--full", is_flag=True, help="Load in its whole length, every example: two hours in all.")
 @click.option("--from", "ref", metavar="REF", help="With the suite `upgrade`: the release to upgrade from.")
 @click.argument("suite", required=False)
 @click.argument("pytest_args", nargs=-1, type=click.UNPROCESSED)
