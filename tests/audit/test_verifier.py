@@ -23,6 +23,7 @@ from broker.events import (
     exported_formats,
     exported_parquet,
     exported_verifier,
+    positions,
     types,
     upcasting,
 )
@@ -370,6 +371,26 @@ async def test_csv_says_the_same(audited: Audited, tmp_path: Path) -> None:
     path.write_bytes((await audited.export(form="csv")).replace(b"worker:w1", b"worker:w2", 1))
     with pytest.raises(Bad):
         exported_verifier.verify(str(path), await audited.digest_lines(), [])
+
+
+TEXT = st.text(min_size=1, max_size=8) | st.sampled_from(
+    ["=1+1", "'x", "''", '"', ',"', "a\r", "\u2028", "-", "\ufeffé"]
+)
+
+
+@given(TEXT, TEXT, TEXT | st.none(), TEXT | st.none())
+def test_any_text_goes_through_csv(
+    actor: str, subject: str, correlation: str | None, causation: str | None
+) -> None:
+    """Quotes, commas, line ends, signs that begin formulas: read again they are what they were."""
+    entry = histories.submitted(0).stored(positions.parse("0:1-1"))
+    line = msgspec.structs.replace(
+        exported.proved(entry, b"h" * 32, b"p" * 32),
+        actor=actor, subject=subject, correlation_id=correlation, causation_id=causation,
+    )  # fmt: skip
+    text = exported_formats.Csv().encode([line, line]).decode()
+    plain = msgspec.json.decode(exported.line(line))
+    assert list(exported_verifier.csv_lines(io.StringIO(text, newline=""))) == [plain, plain]
 
 
 HOSTILE = (

@@ -1144,8 +1144,12 @@ def _help() -> int:
             found = tuple(verifier.part())
         except Bad:
             found = None
-        answers.write(marshal.dumps(found))
-        answers.flush()
+        try:
+            answers.write(marshal.dumps(found))
+            answers.flush()
+        except OSError:
+            # Who asked is gone; so is whoever would read that this cannot be flushed.
+            os._exit(1)
 
 
 def _spread(
