@@ -136,6 +136,21 @@ def test_what_scripts_call_exists(script: Path) -> None:
         assert (docs.ROOT / name.replace("\\", "/")).is_file(), name
 
 
+@pytest.mark.parametrize("name", ["backup.ps1", "restore.ps1"])
+def test_backups_are_made_and_restored_by_commands_that_exist(name: str) -> None:
+    """The words that the script puts together, with every option that it may add."""
+    source = text(name)
+    words = [
+        word
+        for array in re.findall(r"\$words \+?= @\(([^)]*)", source)
+        for word in re.findall(r"'([^']+)'", array)
+    ]
+    assert words[:1] == ["backup"]
+    assert "--passphrase-file" in words
+    assert docs.problem(words) is None
+    assert "Invoke-Broker @words" in source
+
+
 def test_suites_of_the_whole_run_are_the_sections() -> None:
     """-Quick leaves out what the requirements leave out."""
     source = text("run_all_tests.ps1")
