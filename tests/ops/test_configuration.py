@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import getpass
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -31,7 +29,8 @@ from broker.settings import Settings, load
 from broker.web import tls
 from support import databases
 from support.collector import Collector, collecting, plain
-from support.installation import PORTS, Installation
+from support.installation import PORTS
+from support.releases import Mixed
 from support.waiting import wait_until
 
 NUMBER = "+4915200000000"
@@ -43,7 +42,7 @@ ROLES = ("gateway", "worker", "projector")
 class Changed:
     """An installation that ran, was stopped, changed and started again."""
 
-    installation: Installation
+    installation: Mixed
     old_ports: dict[str, int]
     old_url: str
     new_url: str
@@ -58,7 +57,7 @@ class Changed:
         return load(environ=self.installation.environ)
 
 
-async def deliver(installation: Installation, status: str) -> str:
+async def deliver(installation: Mixed, status: str) -> str:
     """Send a message and wait until its producer is told this status; its id."""
     url = f"https://localhost:{installation.ports['gateway_port']}"
     async with clients.connect(url, installation.certs, "demo") as producer:
@@ -82,19 +81,11 @@ def listening(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-async def up(installation: Installation, *roles: str) -> None:
+async def up(installation: Mixed, *roles: str) -> None:
     for role in roles:
         installation.start(role)
     ports = [installation.ports[name] for name in PORTS if name.partition("_")[0] in roles]
     await wait_until(lambda: all(map(listening, ports)), within=120, what="every role listens")
-
-
-def down(installation: Installation) -> None:
-    """All told at once, then waited for."""
-    for process in installation.running.values():
-        process.terminate()
-    for role in list(installation.running):
-        installation.stop(role)
 
 
 def as_root(server: MariaDB, *statements: str) -> None:
@@ -107,7 +98,7 @@ def as_root(server: MariaDB, *statements: str) -> None:
             cursor.execute(statement)
 
 
-def move_database(server: MariaDB, installation: Installation) -> str:
+def move_database(server: MariaDB, installation: Mixed) -> str:
     """Another database with another user, empty; the old one is gone. Its address."""
     old = installation.environ["BROKER_MYSQL_URL"]
     databases.drop(old)
@@ -121,16 +112,14 @@ def move_database(server: MariaDB, installation: Installation) -> str:
     return f"mysql://{USER}:p%40ss%2Fw%3Ard@localhost/{DATABASE}?unix_socket={server.socket}"
 
 
-async def change(
-    installation: Installation, server: MariaDB, directory: Path, collector: Collector
-) -> Changed:
+async def change(installation: Mixed, server: MariaDB, directory: Path, collector: Collector) -> Changed:
     """Run with the old settings, stop, change, start with the new ones."""
     installation.environ["BROKER_DEFAULT_CHANNEL"] = "simulated"
     await prepare(load(environ=installation.environ))
     (installation.data / "log").mkdir()
     await up(installation, *ROLES)
     before = await deliver(installation, "delivered")
-    down(installation)
+    installation.stop_all()
     old_ports, old_url = dict(installation.ports), installation.environ["BROKER_MYSQL_URL"]
     new_url = move_database(server, installation)
     installation.ports = {name: free_port() for name in PORTS}
@@ -169,11 +158,11 @@ def changed(
 ) -> Iterator[Changed]:
     directory = tmp_path_factory.mktemp("changed")
     url = databases.create(mariadb)
-    made = Installation(directory / "data", redis_url=valkey.url, mysql_url=url, log_name="t-changed")
+    made = Mixed(directory / "data", redis_url=valkey.url, mysql_url=url, log_name="t-changed")
     try:
         yield asyncio.run(change(made, mariadb, directory, collector))
     finally:
-        down(made)
+        made.close()
         as_root(mariadb, f"DROP DATABASE IF EXISTS {DATABASE}", f"DROP USER IF EXISTS '{USER}'@'localhost'")
 
 
@@ -273,19 +262,14 @@ def test_settings_that_are_wrong_stop_the_start_with_their_names(changed: Change
         ({"BROKER_PARTITIONS": "9"}, 2, "was created with 4"),
         ({"BROKER_GATEWAY_PORT": str(taken)}, 1, f"127.0.0.1:{taken}: Address already in use"),
     ]
+    logs = [made.data / f"wrong-{number}.log" for number in range(len(cases))]
     started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "broker", "gateway"],
-            env=made.surroundings(**changes),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for changes, _, _ in cases
+        made.forker().start("gateway", environ=made.surroundings(**changes), log=log)
+        for (changes, _, _), log in zip(cases, logs, strict=True)
     ]
-    ended = [(process.communicate(timeout=120)[0], process.returncode) for process in started]
-    assert [code for _, code in ended] == [code for _, code, _ in cases], ended
-    for (_, _, says), (said, _) in zip(cases, ended, strict=True):
+    for process, log, (_, code, says) in zip(started, logs, cases, strict=True):
+        assert process.wait(120) == code
+        said = log.read_text("utf-8")
         assert says in said
         assert "Traceback" not in said
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from support import databases
 from support.docs import ROOT
+from support.forking import Forker
 from support.installation import Installation
 
 PARTS = ("src", "migrations", "tests/events/samples")
@@ -98,14 +99,28 @@ def extract(name: str, directory: Path) -> Release:
 
 
 class Mixed(Installation):
-    """An installation whose roles may be of different releases."""
+    """An installation whose roles may be of different releases; each release's code is loaded once."""
+
+    def __init__(self, data: Path, *, redis_url: str, mysql_url: str, log_name: str) -> None:
+        super().__init__(data, redis_url=redis_url, mysql_url=mysql_url, log_name=log_name)
+        self._forkers: dict[Release, Forker] = {}
+
+    def start(self, role: str) -> None:
+        """With our own code."""
+        self.start_of(OURS, role)
 
     def start_of(self, release: Release, *roles: str) -> None:
         """Start roles with a release's code."""
-        before, self.environ = self.environ, self.environ | release.environ
+        forker = self.forker(release)
         for role in roles:
-            self.start(role)
-        self.environ = before
+            log = self.data / "log" / f"{role}.log"
+            self.running[role] = forker.start(role, environ=self.surroundings(), log=log)
+
+    def forker(self, release: Release = OURS) -> Forker:
+        """What starts commands of a release."""
+        if release not in self._forkers:
+            self._forkers[release] = Forker(release.environ)
+        return self._forkers[release]
 
     def stop_all(self) -> None:
         """All told at once, then waited for."""
@@ -113,6 +128,12 @@ class Mixed(Installation):
             process.terminate()
         for role in list(self.running):
             self.stop(role)
+
+    def close(self) -> None:
+        """Nothing of it runs any more."""
+        self.stop_all()
+        while self._forkers:
+            self._forkers.popitem()[1].close()
 
 
 class Column(NamedTuple):

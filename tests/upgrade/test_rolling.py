@@ -167,7 +167,7 @@ def rolled(
     try:
         yield asyncio.run(roll(made, url, before))
     finally:
-        made.stop_all()
+        made.close()
         databases.drop(url)
 
 
