@@ -70,6 +70,17 @@ def test_every_file_missing(made: Path) -> None:
     assert found(made) == ""
 
 
+def test_a_backup_removed_by_hand(made: Path) -> None:
+    """⚠ The newest one taken away: the one before is whole, and opened by the keys that are there."""
+    newest = Repository(made).chosen(None)
+    shutil.rmtree(made / layout.folder_of(newest))
+    report = backups.verify(made)
+    assert (report.ok, report.opened, report.keys_listed, len(report.backups)) == (True, True, False, 1)
+    assert not backups.verify(made, None).keys_listed
+    (made / layout.keys_path(newest)).write_bytes(b"x")
+    assert layout.keys_path(newest) in "".join(backups.wrong(backups.verify(made)))
+
+
 def test_files_that_belong_to_no_backup(made: Path) -> None:
     """Named, wherever they lie; a backup beside them is whole all the same."""
     for path in ("letter.txt", "segments/0/0000000/../../x.zst", "keys/keyring", "backups/x/manifest.json"):

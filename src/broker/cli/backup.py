@@ -188,6 +188,8 @@ def _show(report: Report, target: Path) -> None:
         click.echo("Whole by their own word: give --key or the passphrase to prove who signed them.")
     if report.opened:
         click.echo("The passphrase opens the keys.")
+    elif not report.keys_listed:
+        click.echo("The keys are of no backup here: only the passphrase tells whether they are whole.")
 
 
 def _show_one(one: Checked) -> None:

@@ -91,7 +91,9 @@ class Place:
         settings = self.settings
         for directory in (settings.data_dir, settings.certs_dir):
             for path in sorted(directory.iterdir()) if directory.exists() else ():
-                own = path.name == "run" and {each.name for each in path.iterdir()} <= _OF_UP
+                own = (
+                    path.name == "run" and path.is_dir() and {each.name for each in path.iterdir()} <= _OF_UP
+                )
                 if path.name not in _HARMLESS and not own:
                     raise Conflict(
                         f"{directory} is not empty ({path.name}); restore into an empty directory."

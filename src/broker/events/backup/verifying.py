@@ -50,6 +50,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     proved: bool
     opened: bool
     """Whether the keys were opened by a passphrase."""
+    keys_listed: bool
+    """Whether a backup here tells what the keys have to be; else the passphrase alone does."""
 
     @property
     def ok(self) -> bool:
@@ -75,6 +77,7 @@ class Verification:
         self._seen: dict[str, str | None] = {}
         """What was found wrong with each file that was read."""
         self._listed = {layout.MARKER}
+        self._current = repository.keys()
 
     def run(self, names: Collection[str] | None = None) -> Report:
         """Look at these backups (None: all of them, and at what lies beside them). Blocks.
@@ -94,11 +97,12 @@ class Verification:
             interrupted=[path for path in unlisted if leftover(path)],
             proved=self._trusted is not None,
             opened=opened,
+            keys_listed=bool(names) or self._current in self._listed,
         )
 
     def _keys(self, log_id: str) -> tuple[list[str], bool]:
         """What is wrong with the keys, and whether they were opened; they tell whom to trust."""
-        path = self._repository.keys()
+        path = self._current
         if path is None:
             return ["keys/ holds no keys: nothing could be read after a restore."], False
         if self._passphrase is None:
@@ -125,8 +129,8 @@ class Verification:
             problems.append(f"{layout.MARKER} names the log {log_id}, the manifest {snapshot.log_id}.")
         for path, file in snapshot.files.items():
             self._check(f"{folder}/files/{path}", file, problems)
-        if name == self._repository.names()[-1]:
-            # Earlier ones are opened by the newest keys.
+        if snapshot.keys == self._current:
+            # All are opened by the newest keys; those that they replaced are gone.
             self._check(snapshot.keys, snapshot.keys_file, problems)
         size = sum(file.size for file in snapshot.files.values())
         for stream, part in snapshot.streams.items():
