@@ -393,6 +393,28 @@ def test_any_text_goes_through_csv(
     assert list(exported_verifier.csv_lines(io.StringIO(text, newline=""))) == [plain, plain]
 
 
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+async def test_any_byte_of_the_file(audited: Audited, tmp_path: Path, form: str) -> None:
+    """One byte changed, added or lost anywhere in the file: found, unless every reader reads the same in it."""
+    await audited.lived(messages=1)
+    content, digests = await audited.export(form=form), await audited.digest_lines()
+    plain = lines(await audited.export())
+    path = tmp_path / "export"
+
+    @settings(max_examples=150)
+    @given(st.integers(0, len(content) - 1), st.binary(max_size=1), st.booleans())
+    def holds(at: int, byte: bytes, kept: bool) -> None:
+        path.write_bytes(content[:at] + byte + content[at + (not kept) :])
+        try:
+            exported_verifier.verify(str(path), digests, [audited.key.public])
+        except Bad:
+            return
+        file = exported_verifier.opened(str(path))
+        assert list(file.lines(file.begin)) == plain
+
+    holds()
+
+
 HOSTILE = (
     b"",
     b"{",
