@@ -69,3 +69,17 @@ def test_without_a_log_the_error_says_how_it_is_made(valkey, log_name: str, tmp_
     done = System(tmp_path, redis_url=valkey.url, log_name=log_name).run("streams", "info")
     assert done.returncode == 1
     assert "`broker up` creates it" in done.stderr
+
+
+async def test_a_repair_says_what_it_would_do(system: System) -> None:
+    """A log in order and in use is left alone; `--json` without an answer to the question is refused."""
+    done = system.run("streams", "repair", "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["refused"], found["streams"], found["done"]) == ([], [], False)
+    assert found["at_work"]
+    done = system.run("streams", "repair", "--yes")
+    assert done.returncode == 1
+    assert "in use" in done.stderr
+    done = system.run("streams", "repair", "--json")
+    assert done.returncode == 2

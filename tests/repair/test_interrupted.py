@@ -7,8 +7,10 @@ import random
 import pytest
 import redis.exceptions
 
-from broker.errors import LogRefused, LogUnavailable
+from broker.errors import LeaseLost, LogRefused, LogUnavailable
 from broker.events import connection, log_identity
+from broker.events.repair.lease import RepairLease
+from broker.events.repair.making import Maker
 from support.rig import Recorder
 
 
@@ -78,6 +80,26 @@ async def test_a_repair_killed_at_any_step_is_completed_by_the_next(world, valke
     async with world.working(channels=[seen]):
         await world.all_finished(await world.submit(1))
     assert len(seen.seen) == 5
+
+
+async def test_a_repair_that_another_has_followed_changes_nothing_more(world):
+    """⚠ Paused so long that its lease ran out: its fences are the other's, and each of its steps is refused."""
+    await world.submit(2)
+    before = await world.derived()
+    paused, other = (RepairLease(world.redis, world.keys) for _ in range(2))
+    work = await world.repair()._plan(world.identity, world.keys)
+    await paused.fence(world.keys.streams)
+    await other.fence(world.keys.streams)
+    with pytest.raises(LeaseLost):
+        await Maker(world.redis, paused.token, world.identity).switch(work.plans[0])
+    with pytest.raises(LeaseLost):
+        await paused.lift(world.keys.streams)
+    assert await world.derived() == before
+    await other.lift(world.keys.streams)
+    with pytest.raises(LogRefused):
+        await world.submit(1)
+    await world.repaired()
+    await world.submit(1)
 
 
 async def used(world) -> None:

@@ -82,6 +82,9 @@ async def test_a_redis_of_an_hour_ago_and_an_empty_one(tmp_path):
 
         await asyncio.to_thread(roll_back, system, copy)
         await eventually(lambda: refused(system))
+        checks = json.loads(system.run("doctor", "--json").stdout)["checks"]
+        (log,) = [one for one in checks if one["name"] == "log"]
+        assert (log["status"], "streams repair" in log["fix"]) == ("failed", True)
         await asyncio.to_thread(killed_in_mid_repair, system)
         report = await repaired(system)
         assert ([one["lost"] for one in report["streams"]], report["keys_lost"]) == ([0] * 6, [])

@@ -17,7 +17,7 @@ from broker.embedded.process import EmbeddedError
 from broker.embedded.state import State, running
 from broker.embedded.urls import resolve
 from broker.embedded.valkey import binary
-from broker.errors import BrokerError
+from broker.errors import BrokerError, LogRefused
 from broker.settings import Settings
 
 RENEW_DAYS = 30
@@ -48,6 +48,7 @@ async def run(settings: Settings) -> list[Finding]:
         *processes(state),
         *([] if state else listening(settings)),
         await redis(settings, embedded_down=settings.redis_url is None and state is None),
+        await log(settings, embedded_down=settings.redis_url is None and state is None),
         *await mysql(settings, embedded_down=settings.mysql_url is None and state is None),
         *certificates(settings),
         keyring(settings),
@@ -137,6 +138,33 @@ async def redis(settings: Settings, *, embedded_down: bool) -> Finding:
     if report.problems or report.unchecked:
         return Finding("redis", "warning", " ".join([detail, *report.problems, *report.unchecked]))
     return Finding("redis", "ok", f"{detail}, keeps every acknowledged write")
+
+
+async def log(settings: Settings, *, embedded_down: bool) -> Finding:
+    """Whether Redis holds the log that this data directory knows, and nobody refuses it."""
+    if embedded_down:
+        return Finding("log", "skipped", f"the embedded Valkey is not running; {START}")
+    from broker.events import connection, log_identity, standing
+    from broker.events.keys import LogKeys
+
+    client = connection.connect(str(resolve(settings).redis_url), timeout=settings.redis_timeout)
+    try:
+        if not await log_identity.exists(client, settings):
+            return Finding("log", "skipped", "there is none yet; `broker up` begins one")
+        identity = await log_identity.load(client, settings)
+        streams = await standing.look(client, LogKeys(settings.log_name, identity.partitions))
+    except LogRefused as error:
+        return Finding("log", "failed", error.detail)
+    except BrokerError as error:
+        return Finding("log", "skipped", str(error))
+    finally:
+        await client.aclose()
+    refused = [f"{name}: {one.refused}" for name, one in streams.items() if one.refused is not None]
+    if refused:
+        return Finding(
+            "log", "failed", "; ".join(refused), "`broker streams repair` brings back what was lost"
+        )
+    return Finding("log", "ok", f"{identity.log_id}, {identity.partitions} partitions")
 
 
 async def mysql(settings: Settings, *, embedded_down: bool) -> list[Finding]:
