@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.errors import BrokerError
-from broker.events import digests, exported_check, types
+from broker.events import digests, exported_check, feed, types
 from broker.events.archive import segments, verification
 from broker.events.archive.segments import Manifest, Segment
 from broker.events.archive.storage import BucketStorage, LocalStorage
@@ -261,6 +261,26 @@ async def test_digests_in_the_archive_are_checked(history: History) -> None:
         with pytest.raises(BrokerError) as error:
             await trusted_digests(source, [key])
         assert error.value.code in {"digest_invalid", "unknown_event"}
+
+
+async def test_what_is_no_event(history: History) -> None:
+    """Put among signed events it is found; after them, where somebody wrote into the log, it is no digest's matter."""
+    for stream, every in history.events.items():
+        covered = history.covered(stream)
+        place, where = gap(every, 2)
+        for at_place, position, right in (
+            (place, where, False),
+            (len(every), Position(stream, 2**50, 0), True),
+        ):
+            strange = feed.entry(position, [b"name", b"value"])
+            mixed: Any = [*every[:at_place], strange, *every[at_place:]]
+            archived = Archived({stream: mixed}, history.log_id, size=len(mixed))
+            assert verification.verify(archived.archive(stream)).damage is None
+            if right:
+                assert await exported_check.vouched(archived.source, history.known, stream) == covered
+            else:
+                with pytest.raises(HistoryAltered, match="no event"):
+                    await exported_check.vouched(archived.source, history.known, stream)
 
 
 async def test_by_the_command(history: History, audited: Audited, valkey) -> None:

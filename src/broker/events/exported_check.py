@@ -68,15 +68,16 @@ def _held(
 async def vouched(source: Source, known: Sequence[Digest], stream: str) -> int:
     """How many events of a stream that may end early are right by these digests. Raises as `checked`.
 
-    What was no event was never signed for, and ends it.
+    No digest goes on after what is no event: one that does was made when that was not there.
     """
-    count = found = 0
-    ends = {digests.of(digest.streams, stream).events for digest in known}
+    last = start(stream)
+    states = [digests.of(digest.streams, stream) for digest in known]
     try:
         async with aclosing(checked(source, known, stream, whole=False)) as blocks:
             async for block in blocks:
-                count += len(block)
-                found = max((end for end in ends if end <= count), default=0)
-    except UnknownEvent:
-        pass
-    return found
+                last = block[-1].stored.position
+    except UnknownEvent as error:
+        if any(state.end(stream) > last for state in states):
+            told = f"After {last} comes what is no event, where digests vouch for others. {error.detail}"
+            raise HistoryAltered(told, f"stream {stream} after {last.entry_id}") from None
+    return max((state.events for state in states if state.end(stream) <= last), default=0)

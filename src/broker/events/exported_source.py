@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from itertools import takewhile
 from typing import NamedTuple, Protocol
 
 from broker.events import chain
@@ -59,11 +60,15 @@ class Archive:
         self.streams = tuple(store.streams(storage, log_id))
 
     async def blocks(self, stream: str, after: Position) -> AsyncGenerator[list[Stored]]:
-        """As in Source; raises ArchiveDamaged, ArchiveUnavailable and UnknownEvent alone."""
+        """As in Source; raises ArchiveDamaged, ArchiveUnavailable, and UnknownEvent after what was before."""
         archive = StreamArchive(self._storage, self._log_id, stream)
         async for segment in reader.archived(archive, after):
             for block in segment.blocks:
-                yield [event(entry) for entry in block]
+                good = list(takewhile(lambda entry: isinstance(entry, Stored), block))
+                if good:
+                    yield [event(entry) for entry in good]
+                if len(good) < len(block):
+                    event(block[len(good)])
 
 
 def event(entry: Entry) -> Stored:
