@@ -40,7 +40,7 @@ async def test_a_crash_at_any_write(source, target, monkeypatch, tmp_path) -> No
         real(path, content)
 
     monkeypatch.setattr(private_files, "write", write)
-    for writes in range(0, 1000, 2):
+    for writes in range(0, 1000, 3):
         copy = tmp_path / f"copy{writes}"
         shutil.copytree(target, copy)
         left = writes
@@ -52,7 +52,7 @@ async def test_a_crash_at_any_write(source, target, monkeypatch, tmp_path) -> No
             assert report.ok, writes
             assert len(report.backups) == 1, writes
             assert report.interrupted, writes
-            if writes % 10 == 0:
+            if writes % 12 == 0:
                 left = 1000
                 await backups.create(source, copy)
                 report = backups.verify(copy)
