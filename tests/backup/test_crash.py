@@ -22,7 +22,7 @@ class PowerCut(BaseException):
 
 
 async def test_a_crash_at_any_write(source, target, monkeypatch, tmp_path) -> None:
-    """⚠ Before, between and after all writes: no part of it counts, the one before stays whole, the next one tidies up."""
+    """⚠ Before the first write, between them, after the last: no part of it counts, the one before stays whole, the next one tidies up."""
     await backups.create(source, target)
     await backups.append(source, 1)
     await backups.archive_all(source)
