@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from broker.cli.verify import check_kept, trusted_digests
 from broker.errors import BrokerError
 from broker.events import digests, exported_check, feed, types
 from broker.events.archive import segments, verification
@@ -245,13 +246,16 @@ async def test_digests_in_the_archive_are_checked(history: History) -> None:
     """Who changes a digest itself, or signs one with a key of their own, is found by the chain or the key."""
     every = history.events["control"]
     places = [place for place, one in enumerate(every) if one.tag == "DigestSigned"]
-    from broker.cli.verify import trusted_digests
-
     right = Archived(history.events, history.log_id).source
     key = bytes.fromhex(history.known[0].key)
     assert await trusted_digests(right, [key]) == history.known
     with pytest.raises(DigestInvalid, match="another key"):
         await trusted_digests(right, [b"k" * 32])
+    # Against digests that were kept, not even who has the key can sign others.
+    check_kept(history.known, history.known[:2])
+    for known in (history.known[:1], [msgspec.structs.replace(one, at="now") for one in history.known]):
+        with pytest.raises(DigestInvalid, match="kept"):
+            check_kept(known, history.known[:2])
     changed = list(every)
     changed[places[1]] = msgspec.structs.replace(
         every[places[1]], data=every[places[1]].data.replace(b'"events":', b'"events": ', 1)

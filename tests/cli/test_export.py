@@ -186,7 +186,7 @@ def test_wrong_use(system: System, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-async def test_live(system: System, message_id: str) -> None:
+async def test_live(system: System, message_id: str, tmp_path: Path) -> None:
     """Log, archive and table agree; a row that was changed, removed or invented is named."""
     rows = await eventually(
         lambda: (found := system.query("SELECT * FROM audit_log WHERE subject=%s ORDER BY ms,seq", message_id))
@@ -197,6 +197,13 @@ async def test_live(system: System, message_id: str) -> None:
     report = verified(system, "--live")
     assert report["ok"]
     assert report["digests"] >= 1
+    kept = tmp_path / "kept.jsonl"
+    kept.write_text(system.run("events", "digests").stdout)
+    assert verified(system, "--live", "--digests", str(kept))["ok"]
+    other = [json.loads(line) for line in kept.read_text().splitlines()]
+    other[0]["signature"] = "00" * 64
+    kept.write_text("".join(json.dumps(line) + "\n" for line in other))
+    assert verified(system, "--live", "--digests", str(kept), code=1)["what"] == "digest_invalid"
     where = f"{rows[1]['stream']}:{rows[1]['ms']}-{rows[1]['seq']}"
     key = (rows[1]["stream"], rows[1]["ms"], rows[1]["seq"])
     one = "WHERE stream=%s AND ms=%s AND seq=%s"

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("file", required=False, type=UserPath(exists=True, dir_okay=False))
 @click.option("--live", is_flag=True, help="Instead of an export: the log, its archive and audit_log.")
-@click.option("--digests", type=UserPath(exists=True, dir_okay=False), help="Default: FILE.digests.jsonl.")
+@click.option(
+    "--digests",
+    type=UserPath(exists=True, dir_okay=False),
+    help="Default: FILE.digests.jsonl. With --live: those you kept.",
+)
 @click.option(
     "--key", "keys", multiple=True, type=UserPath(exists=True, dir_okay=False),
     help="The public key, PEM or hex; may be repeated. Default: digests.pub of this installation.",
@@ -47,7 +51,7 @@ def verify(
     \b
       broker events verify history.jsonl
       broker events verify history.csv --digests digests.jsonl --key digests.pub
-      broker events verify --live
+      broker events verify --live --digests kept.jsonl
 
     An export is verified offline, from its file, the signed digests and the public key alone. For somebody
     who need not trust this program, `broker events verifier` writes the same check as one script.
@@ -57,7 +61,7 @@ def verify(
     given = keys or _own_key(settings)
     trusted = [_key(path) for path in given]
     if file is None:
-        report = asyncio.run(_live(settings, trusted))
+        report = asyncio.run(_live(settings, trusted, digests))
     else:
         report = _of_file(file, digests, trusted, options)
     if as_json:
@@ -162,7 +166,7 @@ class _progress:  # noqa: N801 - used like a function
         click.echo(f"\r{events} events", nl=False, err=True)
 
 
-async def _live(settings: Settings, keys: list[bytes]) -> dict[str, Any]:
+async def _live(settings: Settings, keys: list[bytes], kept: Path | None) -> dict[str, Any]:
     from broker.cli import export, opening
     from broker.events import exported_check
     from broker.projections import audit_check
@@ -171,6 +175,8 @@ async def _live(settings: Settings, keys: list[bytes]) -> dict[str, Any]:
     try:
         async with export.exports(settings) as begins, opening.store(settings) as store:
             known = await trusted_digests(begins.source, keys)
+            if kept is not None:
+                check_kept(known, await trusted_digests(begins.source, keys, kept))
             await audit_check.check_streams(store, begins.source.streams)
             for stream in begins.source.streams:
                 await _stream(begins.source, store, known, stream, report)
@@ -206,6 +212,15 @@ async def trusted_digests(source: Source, keys: list[bytes], kept: Path | None =
         if keys and bytes.fromhex(digest.key) not in keys:
             raise signing.DigestInvalid(f"Digest {digest.number} is signed with another key.")
     return known
+
+
+def check_kept(known: list[Digest], kept: list[Digest]) -> None:
+    """Raises DigestInvalid unless the history still has every digest that somebody kept."""
+    from broker.events.digests import DigestInvalid
+
+    for place, one in enumerate(kept):
+        if known[place : place + 1] != [one]:
+            raise DigestInvalid(f"Digest {one.number} of the history is not the one that was kept.")
 
 
 def own_keys(settings: Settings) -> list[bytes]:
