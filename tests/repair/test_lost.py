@@ -19,6 +19,7 @@ from broker.events.open_messages import FinishedMessage
 from broker.events.positions import at
 from broker.events.repair.plan import RepairRefused
 from broker.projections import catalog
+from broker.projections.rebuild.sources import ArchiveSource
 from broker.projections.status import State
 from support import databases, readmodels
 from support.repairs import certificate
@@ -77,6 +78,9 @@ async def test_an_emptied_redis_comes_back_whole(world):
     report = await world.repaired()
     assert sum(one.open for one in report.streams if one.open is not None) == 8
     assert await world.derived() == before
+    present = world.identity.incarnations
+    read = ArchiveSource(world.storage, world.identity.log_id, present)
+    assert read.incarnations == {name: present[name] for name in read.streams}
     second = Recorder()
     async with world.working(channels=[second], limits=SLOW):
         await world.all_finished(fresh)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from broker.cli.common import json_option, print_json, with_settings
-from broker.errors import NotFound
+from broker.errors import BrokerError, NotFound
 from broker.settings import Settings
 
 if TYPE_CHECKING:
@@ -116,6 +116,7 @@ async def _opened(
 ) -> AsyncIterator[tuple[Store, Source, Record | None]]:
     """The database, the history, and what puts a rebuild on record (not without Redis)."""
     from broker.cli import archive, opening
+    from broker.events import log_identity
     from broker.events.archive import storage
     from broker.projections import schema
     from broker.projections.rebuild import background
@@ -125,7 +126,13 @@ async def _opened(
     async with AsyncExitStack() as stack:
         if archive_only:
             where = storage.opened(settings)
-            source: Source = ArchiveSource(where, archive.meant(where, settings, log_id)[0])
+            meant = archive.meant(where, settings, log_id)[0]
+            present = None
+            # A new machine knows no present life of the log; segments then say of which they are.
+            with suppress(BrokerError):
+                known = log_identity.read_file(settings)
+                present = known.incarnations if known is not None and known.log_id == meant else None
+            source: Source = ArchiveSource(where, meant, present)
             store = await stack.enter_async_context(opening.store(settings, pool=len(source.streams) + 4))
             await asyncio.to_thread(schema.migrate, settings.mysql_url or "")
             yield store, source, None

@@ -46,15 +46,20 @@ class LogSource(History):
 
 
 class ArchiveSource:
-    """What is archived of the log `log_id`, with nothing but the archive. Raises ArchiveUnavailable."""
+    """What is archived of the log `log_id`, with nothing but the archive. Raises ArchiveUnavailable.
 
-    def __init__(self, storage: Storage, log_id: str) -> None:
+    `incarnations`: those of the log's present life, where they are known; segments name those of their time.
+    """
+
+    def __init__(self, storage: Storage, log_id: str, incarnations: Mapping[str, str] | None = None) -> None:
         self._archives = {
             name: StreamArchive(storage, log_id, name) for name in store.streams(storage, log_id)
         }
         newest = {name: archive.last() for name, archive in self._archives.items()}
         self.incarnations: Mapping[str, str] = {
-            name: last.incarnation for name, last in newest.items() if last is not None
+            name: (incarnations or {}).get(name, last.incarnation)
+            for name, last in newest.items()
+            if last is not None
         }
         self.streams = tuple(self.incarnations)
 
