@@ -64,7 +64,9 @@ def test_filters(system: System, message_id: str) -> None:
     # A message of another test may be delivered at its second attempt meanwhile.
     assert {event.type for event in found} == {"Delivered"}
     assert message_id in {event.subject for event in found}
-    control = lines(system.run("events", "tail", "--stream", "control", "--client", "demo", "--json").stdout)
+    control = lines(
+        system.run("events", "tail", "--stream", "control", "--client", "demo", "-n", "1000", "--json").stdout
+    )
     assert {event.type for event in control} >= {"ClientRegistered", "CertIssued"}
     assert all(event.stream == "control" and event.data["client_id"] == "demo" for event in control)
     for wrong in (("--type", "Nothing"), ("--stream", "9")):

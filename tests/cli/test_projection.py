@@ -15,6 +15,7 @@ def table(system: System, command: str) -> list[dict]:
 async def test_checkpoints_and_lag(system: System) -> None:
     """Every projection on every stream it follows, and no lag once everything was applied."""
     system.run("send", "--from", "+4915200000000", "--body", "Hello", "--count", "50", "--wait")
+    await system.quiet()
     await eventually(lambda: all(one["events"] == 0 for one in table(system, "lag")), what="no lag")
     listed = {(one["projection"], one["stream"]): one for one in table(system, "list")}
     assert {name for name, _ in listed} >= {

@@ -13,6 +13,7 @@ from support.system import System
 async def test_info_shows_every_stream(system: System) -> None:
     """Sizes, ids, groups, open messages and the incarnation of each partition, of control and of access."""
     system.run("send", "--from", "+4915200000000", "--body", "Hello", "--wait")
+    await system.quiet()
     done = system.run("streams", "info", "--json")
     assert done.returncode == 0, done.stderr
     found = {one["stream"]: one for one in json.loads(done.stdout)}

@@ -98,6 +98,16 @@ class System:
     async def healthy(self) -> None:
         await wait_until(lambda: self.status()["healthy"], within=90, what="healthy")
 
+    async def quiet(self) -> None:
+        """Wait until no message is open: those of other tests may still be on their way, or wait for a retry."""
+        redis, partitions = self.redis(), self.keys().partitions
+
+        async def none() -> bool:
+            return not any([await redis.hlen(each.open) for each in partitions])
+
+        await wait_until(none, within=60, what="no open message")
+        await redis.aclose()
+
     def logs(self) -> str:
         return "\n".join(path.read_text("utf-8", "replace")[-3000:] for path in self.data.glob("log/*.log"))
 
