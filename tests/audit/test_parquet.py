@@ -135,6 +135,9 @@ async def test_what_no_export_has(audited: Audited, tmp_path: Path) -> None:
         (table.cast(table.schema.set(4, pa.field("at", pa.timestamp("us", "UTC")))), {}),
         (table, {"write_statistics": True}),
         (table, {"write_statistics": ["actor"]}),
+        (table, {"write_page_index": True}),
+        (table, {"bloom_filter_options": {"actor": {"ndv": 10, "fpp": 0.1}}}),
+        (table, {"sorting_columns": [parquet.SortingColumn(0)]}),
     ):
         with pytest.raises(Bad):
             exported_verifier.verify(rewritten(path, other, **options), digests, [])

@@ -1017,20 +1017,25 @@ class ParquetFile:
         except (*MANGLED, OSError) as error:
             raise Bad("row 0", "changed", f"it cannot be read ({error})") from None
 
-    @staticmethod
-    def _check(file: Any) -> None:
-        """Nothing in it but what is looked at here: statistics let readers skip rows. Raises Bad."""
+    def _check(self, file: Any) -> None:
+        """Rows alone are in it: by statistics, filters or an order, readers would skip some. Raises Bad."""
         import pyarrow as pa
 
         types = dict.fromkeys(COLUMNS, pa.string())
         types |= {"at": pa.timestamp("ms", "UTC"), "version": pa.int32()}
         if not file.schema_arrow.equals(pa.schema(list(types.items()))):
             raise Bad("schema", "changed", "its columns are not those of an export")
-        for group in range(file.num_row_groups):
-            for place in range(len(COLUMNS)):
-                column = file.metadata.row_group(group).column(place)
-                if column.is_stats_set or column.has_column_index:
-                    raise Bad(f"row group {group}", "changed", "it has statistics, which no export has")
+        # Two marks of four bytes, and the length of the index.
+        used = file.metadata.serialized_size + 12
+        for number in range(file.num_row_groups):
+            group = file.metadata.row_group(number)
+            columns = [group.column(place) for place in range(len(COLUMNS))]
+            if group.sorting_columns or any(one.is_stats_set or one.has_column_index for one in columns):
+                raise Bad(f"row group {number}", "changed", "it has statistics, which no export has")
+            used += sum(one.total_compressed_size for one in columns)
+        with open(self.path, "rb") as raw:
+            if raw.seek(0, os.SEEK_END) != used:
+                raise Bad("file", "changed", "there is more in it than rows")
 
 
 def opened(path: str) -> JsonFile | CsvFile | ParquetFile:
