@@ -234,7 +234,7 @@ async def test_read_models_and_streams_are_shown(admin):
     assert "delivery" in said
     workers = [row.split("\t") for row in await admin.page.locator("#consumers tbody tr").all_inner_texts()]
     assert {stream for stream, group, *_ in workers if group == "delivery"} == {"0", "1", "2", "3"}
-    assert all(pending.isdigit() and re.search(r" (ms|s)$", idle) for *_, pending, idle in workers)
+    assert all(pending.isdigit() and re.search(r" (ms|s|min|h)$", idle) for *_, pending, idle in workers)
 
 
 async def parked(system) -> list[str]:

@@ -9,8 +9,8 @@ import pytest
 
 from broker.events import exported_serving
 from broker.events.exported_walk import HistoryAltered
-from broker.events.user_commands import UserCommands
 from broker.services.portal import exporting
+from support import browsing
 from support.browsing import PASSWORD, word
 from support.portals import portal
 from support.waiting import wait_until
@@ -131,7 +131,7 @@ async def test_a_browser_that_goes_away_is_noticed(auditor, slow):
 
 async def test_an_export_is_its_owners_alone(world, auditor, slow):
     """Another auditor, who even knows the address, finds nothing; nor does anybody end it for them."""
-    await UserCommands(world.registry).create_user("b@example.com", PASSWORD, "auditor", [], actor="system")
+    await browsing.account(world.registry, "b@example.com", "auditor")
     page = await begin(auditor)
     async with httpx.AsyncClient(base_url=auditor.base_url, timeout=30) as other:
         csrf = word((await other.get("/login")).text)

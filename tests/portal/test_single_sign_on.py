@@ -107,7 +107,6 @@ async def test_a_disabled_account_stays_out(world, visitor, pki):
     """Whatever the provider says."""
     commands = UserCommands(world.registry)
     user_id = await world.registry.read(f"email:{users.normalised_email('a@example.com')}", str)
-    await commands.create_user("b@example.com", "a good long one", "admin", [], actor="system")
     await commands.disable_user(user_id, None, actor="system")
     answer = await visitor.get(await begun(visitor, pki))
     assert answer.headers["location"] == "/login?why=vouched"

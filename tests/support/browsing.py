@@ -5,15 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
+from unittest.mock import patch
 
+import bcrypt
 import httpx
 from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, Response
 
+from broker.events import user_commands
+from broker.events.control import Registry
+from broker.events.user_commands import UserCommands
 from broker.preparation import opened
 from support import system as systems
 from support.system import System
+from support.waiting import wait_until
 
 PASSWORD = "correct horse battery"
 PEOPLE = {
@@ -60,7 +66,7 @@ def peopled(directory: Path) -> Iterator[System]:
     """A system with PEOPLE and messages.
 
     `demo` (DEMO + 1 messages, counted by tests) and `notes` (for whatever a test sends) are delivered to;
-    `lost` (LOST messages, counted) and `acme` (FAILED, one for each test that wants one) fail at the second
+    `last` fails at once; `lost` (LOST messages, counted) and `acme` (FAILED, one for each test that wants one) fail at the second
     attempt, four seconds after the first; `stuck` waits for a person.
     """
     with systems.running(directory, retry_interval="4", max_attempts="2") as running:
@@ -70,7 +76,7 @@ def peopled(directory: Path) -> Iterator[System]:
 
 async def _people(system: System) -> None:
     async with opened(system.settings) as tools:
-        for client in ("acme", "lost", "notes", "stuck"):
+        for client in ("acme", "lost", "notes", "stuck", "last"):
             await tools.clients.register_client(client, None, actor="system")
         for client in ("acme", "lost"):
             await tools.clients.change_route(client, "simulated", "success=0", actor="system")
@@ -78,10 +84,37 @@ async def _people(system: System) -> None:
         await tools.clients.change_route(
             "stuck", "webhook", "http://stuck.example/hook", b"s" * 32, actor="system"
         )
+        await tools.clients.change_route("last", "simulated", "success=0,permanent=1", actor="system")
         for email, (role, clients) in PEOPLE.items():
-            await tools.users.create_user(email, PASSWORD, role, clients, actor="system")
-    # Hashing the passwords took longer than any role may go without hearing of the routes.
+            await account(tools.registry, email, role, clients)
+    await _heard(system)
     await _sent(system)
+
+
+async def account(registry: Registry, email: str, role: str, clients: Sequence[str] = ()) -> None:
+    """An account with PASSWORD, which is checked in no time: of bcrypt's cost others' tests tell."""
+
+    async def quick(password: str) -> str:
+        return bcrypt.hashpw(password.encode(), bcrypt.gensalt(4)).decode()
+
+    with patch.object(user_commands, "hash_password", quick):
+        await UserCommands(registry).create_user(email, PASSWORD, role, list(clients), actor="system")
+
+
+async def _heard(system: System) -> None:
+    """Wait until server and worker have heard of the last route, and so of all."""
+
+    async def failed() -> bool:
+        async with system.client("services/internal", "server_port") as http:
+            given = {"client_id": "last", "sender_number": NUMBER, "message_body": "?"}
+            answer = await http.post("/internal/messages/register", json=given)
+        if answer.status_code != 200:
+            return False
+        query = "SELECT status FROM messages WHERE message_id=%s AND status<>'queued'"
+        rows = await systems.eventually(lambda: system.query(query, answer.json()["message_id"]))
+        return rows[0]["status"] == "failed"
+
+    await wait_until(failed, within=60, what="a message by the last route")
 
 
 async def _sent(system: System) -> None:

@@ -21,6 +21,19 @@ WIDE = """() => new Promise((done) => requestAnimationFrame(() => requestAnimati
 CONTRAST = "() => axe.run({runOnly: ['color-contrast'], resultTypes: ['violations']})"
 
 
+# Rows of a list are made by one loop: the first ones, and one of each state, stand for all.
+SHORTENED = """() => {
+  const seen = new Set();
+  for (const body of document.querySelectorAll("tbody")) {
+    [...body.rows].forEach((row, number) => {
+      const states = [...row.querySelectorAll(".state")].map((each) => each.className);
+      if (number >= 3 && states.every((each) => seen.has(each))) row.remove();
+      states.forEach((each) => seen.add(each));
+    });
+  }
+}"""
+
+
 async def fits(somebody: Person, pictures: Path | None = None, name: str = "") -> None:
     """On no width does anything run over the side, or is a link of the head out of reach."""
     for width in WIDTHS:
@@ -33,9 +46,10 @@ async def fits(somebody: Person, pictures: Path | None = None, name: str = "") -
 
 
 async def accessible(somebody: Person) -> None:
-    """Axe finds nothing serious or critical, in either colour scheme."""
+    """Axe finds nothing serious or critical, in either colour scheme. Leaves lists shortened."""
     # Without motion colours change at once.
     await somebody.page.emulate_media(color_scheme="light", reduced_motion="reduce")
+    await somebody.page.evaluate(SHORTENED)
     answer = (await Axe().run(somebody.page)).response
     assert len(answer["passes"]) > 10
     await somebody.page.emulate_media(color_scheme="dark")

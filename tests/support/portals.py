@@ -9,11 +9,11 @@ from typing import Any
 
 import httpx
 
-from broker.events.user_commands import UserCommands
 from broker.projections.queries import Queries
 from broker.services.ca.signer import Signer
 from broker.services.portal.role import PortalRole
 from broker.settings import Settings
+from support import browsing
 from support.browsing import PASSWORD, word
 from support.world import World
 
@@ -35,9 +35,7 @@ async def portal(
     world: World, mysql_url: str, url: str | None = None, *, role: str = "user", **settings: Any
 ) -> AsyncIterator[Visitor]:
     """A portal of its own, and a client of it; a@example.com has an account of this role."""
-    await UserCommands(world.registry).create_user(
-        "a@example.com", PASSWORD, role, ["demo"] if role == "user" else [], actor="system"
-    )
+    await browsing.account(world.registry, "a@example.com", role, ["demo"] if role == "user" else [])
     own = Settings(**{"data_dir": world.directory, "log_name": world.log_name, "portal_port": 0} | settings)
     queries = Queries(mysql_url)
     stop, bound = asyncio.Event(), asyncio.get_running_loop().create_future()
