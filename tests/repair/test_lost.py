@@ -278,6 +278,19 @@ async def test_a_healthy_log_in_use_is_left_alone(world):
     assert await world.derived() == before
 
 
+async def test_tables_that_follow_another_life_of_the_log_are_brought_along(world):
+    """A database restored from before a repair: projectors refuse it; another repair mends it, in use or not."""
+    await world.submit(2)
+    await world.project()
+    await world.store.execute("UPDATE checkpoints SET incarnation='0.before'")
+    async with world.working(channels=[Recorder()]):
+        await wait_until(lambda: standing.workers(world.redis, world.keys))
+        report = await world.repair().run()
+    assert any("follows 0.before" in one for one in report.refused)
+    await world.renew()
+    await world.project()
+
+
 async def test_an_unreadable_archive_changes_nothing(world):
     """A repair that cannot know the history ends before it has changed anything; the log is as it was."""
     await world.submit(5)

@@ -90,7 +90,7 @@ class Repair:
         """
         identity = await self._identity()
         keys = LogKeys(self._settings.log_name, identity.partitions)
-        state = await self._state(identity, keys)
+        state = await self._state(keys)
         if state.at_work and not state.refused:
             return Report(log_id=identity.log_id, done=False, refused=[], at_work=state.at_work)
         return _report(identity, state, await self._plan(identity, keys))
@@ -102,7 +102,7 @@ class Repair:
         lease = RepairLease(self._redis, keys)
         async with lease.held():
             # Asked before the fence makes every log look refused.
-            state = await self._state(before, keys)
+            state = await self._state(keys)
             if state.at_work and not state.refused:
                 raise Conflict(
                     "The log is in order as far as can be seen, and in use "
@@ -142,7 +142,7 @@ class Repair:
             )
         return found
 
-    async def _state(self, identity: LogIdentity, keys: LogKeys) -> State:
+    async def _state(self, keys: LogKeys) -> State:
         """Why nobody may use the log as it is, nothing where it looks right; and who does."""
         found = await standing.look(self._redis, keys)
         at_work = [f"{one.owner} projects {name}" for name, one in found.items() if one.owner]
@@ -150,20 +150,21 @@ class Repair:
             at_work.append(f"{workers} workers")
         at_work += sorted(await key_holders.holders(self._redis, keys.control))
         try:
-            await log_identity.load(self._redis, self._settings)
+            present = await log_identity.load(self._redis, self._settings)
         except LogRefused as error:
             return State([error.detail], at_work)
         refused = [f"{name}: {one.refused}" for name, one in found.items() if one.refused is not None]
-        return State(refused or await self._behind(identity, keys), at_work)
+        return State(refused or await self._behind(present, keys), at_work)
 
     async def _behind(self, identity: LogIdentity, keys: LogKeys) -> list[str]:
-        """Streams that end before what was archived or applied of them, or had fewer events."""
+        """Streams that end before what was archived or applied, or had fewer events, or have another life."""
         readers: Readers = {} if self._tables is None else await self._tables.readers()
         found = []
         for stream in keys.streams:
             archive = StreamArchive(self._storage, identity.log_id, stream.stream)
             newest = await asyncio.to_thread(archive.last)
-            ends = {name: (one.position, one.events) for name, one in readers.get(stream.stream, {}).items()}
+            of_stream = readers.get(stream.stream, {})
+            ends = {name: (one.position, one.events) for name, one in of_stream.items()}
             if newest is not None:
                 ends["archive"] = newest.end, newest.events
             # Looked at last: a healthy stream only grows.
@@ -173,6 +174,12 @@ class Repair:
                 f"{events}"
                 for name, (end, events) in ends.items()
                 if now.last < end or now.added < events
+            ]
+            known = identity.incarnations[stream.stream]
+            found += [
+                f"{stream.stream}: it is at incarnation {known}, {name} follows {one.incarnation}"
+                for name, one in of_stream.items()
+                if one.incarnation != known
             ]
         return found
 
