@@ -12,7 +12,18 @@ TOGETHER = {
     "load": ("queue", "throughput"),
 }
 # What takes minutes, by the beginnings of paths.
-LONG = ("portal/", "system/", "ops/", "cli/", "repair/", "archive/", "audit/", "projections/", "delivery/", "load/")
+LONG = (
+    "portal/",
+    "system/",
+    "ops/",
+    "cli/",
+    "repair/",
+    "archive/",
+    "audit/",
+    "projections/",
+    "delivery/",
+    "load/",
+)
 
 
 def rank(path: str) -> tuple[int, str]:
