@@ -20,6 +20,8 @@ PREPARED = {
     ("events", "verifier"): "cli/test_export.py",
     ("export", "-o", "history.jsonl", "--resume"): "cli/test_export.py",
     ("archive", "verify"): "archive/test_cli.py",
+    ("backup",): "backup/test_cli.py",
+    ("streams", "repair"): "repair/test_system.py",
     ("projection", "rebuild", "--all", "--archive-only"): "system/test_disaster.py",
 }
 
