@@ -27,7 +27,9 @@ FULL_TIMEOUT = 3600
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--full`, and the sections of cases to run."""
-    parser.addoption("--full", action="store_true", help="load in its whole length, properties with all examples")
+    parser.addoption(
+        "--full", action="store_true", help="load in its whole length, properties with all examples"
+    )
     parser.addoption(
         "--sections", help=f"only tests of cases of these, of {', '.join(one.name for one in SECTIONS)}"
     )
