@@ -42,7 +42,7 @@ async def repaired(system: System) -> dict[str, Any]:
         assert done.returncode == 0 or "under way" in done.stderr, done.stderr
         return json.loads(done.stdout) if done.stdout else None
 
-    return await eventually(tried)
+    return await eventually(tried, within=120)
 
 
 @contextmanager
@@ -88,7 +88,7 @@ async def test_a_redis_of_an_hour_ago_and_an_empty_one(tmp_path):
         await asyncio.to_thread(killed_in_mid_repair, system)
         report = await repaired(system)
         assert ([one["lost"] for one in report["streams"]], report["keys_lost"]) == ([0] * 6, [])
-        await eventually(lambda: system.status()["healthy"])
+        await eventually(lambda: system.status()["healthy"], within=120)
         await send(system, 5)
         await eventually(lambda: delivered(system) == 35)
         assert outcomes(system) == {1}
@@ -111,20 +111,18 @@ def refused(system: System) -> bool:
 
 
 def killed_in_mid_repair(system: System) -> None:
-    """A repair that is killed as soon as it has begun to change anything."""
+    """A repair that is killed when it has shut everybody out and cannot go on."""
     command = [sys.executable, "-m", "broker", "streams", "repair", "--yes", "--data", str(system.data)]
-    with subprocess.Popen(command, env=system.environ, stdout=subprocess.DEVNULL) as process:
-        asyncio.run(_begun(system, process))
-        process.kill()
+    with system.mysql() as link, link.cursor() as cursor:
+        cursor.execute("LOCK TABLES checkpoints READ")
+        with subprocess.Popen(command, env=system.environ, stdout=subprocess.DEVNULL) as process:
+            asyncio.run(_begun(system))
+            process.kill()
 
 
-async def _begun(system: System, process: subprocess.Popen[bytes]) -> None:
+async def _begun(system: System) -> None:
     redis, meta = system.redis(), system.keys().partitions[0].meta
-
-    async def begun() -> bool:
-        return process.poll() is not None or await redis.hexists(meta, "repair")
-
-    await wait_until(begun, within=60)
+    await wait_until(lambda: redis.hexists(meta, "repair"), within=60)
     await redis.aclose()
 
 
