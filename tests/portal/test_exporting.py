@@ -74,6 +74,7 @@ async def test_an_export_is_followed_to_its_end(auditor, slow):
     before = (await auditor.get(page)).text
     assert "ready to be fetched" in before
     assert f'href="{page}/file"' in before
+    assert (await auditor.head(f"{page}/file")).status_code == 200
     live: list[str] = []
     async with (
         auditor.stream("GET", f"{page}/live?live=1") as events,

@@ -123,8 +123,9 @@ class Audit:
         return pages.render(request, "export.html", export=export)
 
     async def fetch(self, request: Request) -> Response:
-        """Its file, which proves itself; once."""
-        return (await self._own(request)).fetch()
+        """Its file, which proves itself; once. Who only asks whether it is there fetches nothing."""
+        export = await self._own(request)
+        return Response() if request.method == "HEAD" else export.fetch()
 
     async def cancel(self, request: Request) -> Response:
         """End it; a file that is being sent breaks off."""
