@@ -8,9 +8,10 @@ import re
 import httpx
 import pytest
 
-from broker.services.portal import assets, faults
+from broker.projections.rebuild.background import Ended, Standing
+from broker.services.portal import assets, faults, pages
 from support import browsing, vendored
-from support.browsing import PASSWORD, word
+from support.browsing import HOSTILE, PASSWORD, word
 
 PAGES = ("/login", "/", "/messages", "/nothing", "/static/x/portal.css", "/health", "/logout")
 
@@ -213,6 +214,28 @@ def test_scripts_requests_are_led_to_the_login_page(anonymous):
     answer = anonymous.get("/messages?page=2&live=1", headers=headers)
     assert answer.headers["hx-redirect"] == "/login?next=%2Fmessages%3Fpage%3D2"
     assert answer.content == b""
+
+
+@pytest.mark.parametrize("live", [True, False])
+@pytest.mark.parametrize(
+    ("state", "last", "said"),
+    [
+        ("running", None, "being built"),
+        ("switching", None, "changing places"),
+        ("interrupted", None, "Nobody goes on with it"),
+        ("interrupted", Ended("failed", 0, HOSTILE), "It stopped:"),
+        ("none", Ended("switched", 1234), "made of 1,234 events"),
+        ("none", Ended("cancelled", 0, "x"), "was cancelled"),
+        ("none", Ended("failed", 0, HOSTILE), "The present tables serve on."),
+    ],
+)
+def test_how_a_rebuild_is_said(state, last, said, live):
+    """In every state, with whatever reason; once it is over, the live part says where to look."""
+    now = Standing("messages", state, 5, 10, None, None, last)
+    text = pages.fragment("rebuild.html", now=now, live=live)
+    assert said in text
+    assert "<script>" not in text
+    assert ('class="over"' in text) == (live and state not in {"running", "switching"})
 
 
 @pytest.mark.case("TC-L-010")
