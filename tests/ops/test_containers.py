@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -15,7 +13,7 @@ import yaml
 from broker.bootstrap import ROLES
 from broker.events import durability
 from broker.settings import Settings, load
-from support import docs
+from support import commands, docs
 from support.installation import Installation
 
 KIT = docs.ROOT / "ops" / "containers"
@@ -136,16 +134,12 @@ def test_valkey_keeps_what_it_acknowledged() -> None:
 @pytest.mark.parametrize("role", sorted(ROLES))
 def test_the_health_check_asks_the_role(installation: Installation, role: str) -> None:
     """The image's own script, against a running process and against a port where nothing answers."""
-    command = [sys.executable, str(KIT / "healthy.py"), role]
-    done = subprocess.run(
-        command, env=installation.surroundings(), capture_output=True, text=True, check=False
-    )
+    script = KIT / "healthy.py"
+    done = commands.run(role, script=script, env=installation.surroundings())
     assert (done.stdout, done.returncode) == ("well\n", 0), done.stderr
     field = f"{role}_metrics_port" if role in {"worker", "projector"} else f"{role}_port"
     changes = {f"BROKER_{field.upper()}": "1"}
-    done = subprocess.run(
-        command, env=installation.surroundings(**changes), capture_output=True, text=True, check=False
-    )
+    done = commands.run(role, script=script, env=installation.surroundings(**changes))
     assert (done.stdout, done.returncode) == ("not listening\n", 1), done.stderr
 
 

@@ -1,4 +1,4 @@
-"""`broker` commands as processes, without the half second that each would take to import everything.
+"""`broker` commands as processes, without the second that each would take to import everything.
 
 One process of each run has imported the broker and forks a child for each command: arguments, environment,
 directory, standard streams and exit code are the command's own, as with `python -m broker`.
@@ -31,13 +31,15 @@ def run(
     cwd: str | Path | None = None,
     input: str = "",
     timeout: float = 240,
+    script: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run `broker args` to its end. Raises TimeoutExpired, after killing it."""
+    """Run `broker args`, or a Python script with them, to its end. Raises TimeoutExpired, after killing it."""
     global _starter
+    program = ["-m", "broker"] if script is None else [str(script)]
     if any(name.startswith("PYTHON") and os.environ.get(name) != value for name, value in env.items()):
         # Another Python, as it were: nothing imported so far may count.
         return subprocess.run(
-            [sys.executable, "-m", "broker", *args], env=env, cwd=cwd, input=input, timeout=timeout,
+            [sys.executable, *program, *args], env=env, cwd=cwd, input=input, timeout=timeout,
             capture_output=True, text=True, check=False,
         )  # fmt: skip
     if _starter is None:
@@ -45,8 +47,14 @@ def run(
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         given.write(input.encode())
         given.seek(0)
-        code = _starter.run(args, env, str(cwd or Path.cwd()), (given, out, err), timeout)
-        return subprocess.CompletedProcess(["broker", *args], code, _text(out), _text(err))
+        request = {
+            "args": args,
+            "env": dict(env),
+            "cwd": str(cwd or Path.cwd()),
+            "script": script and str(script),
+        }
+        code = _starter.run(request, (given, out, err), timeout)
+        return subprocess.CompletedProcess([*program, *args], code, _text(out), _text(err))
 
 
 def _text(file: IO[bytes]) -> str:
@@ -72,30 +80,22 @@ class Starter:
         self._socket.close()
         self._process.wait()
 
-    def run(
-        self,
-        args: tuple[str, ...],
-        env: Mapping[str, str],
-        cwd: str,
-        streams: tuple[IO[bytes], ...],
-        timeout: float,
-    ) -> int:
+    def run(self, request: dict, streams: tuple[IO[bytes], ...], timeout: float) -> int:
         """Its exit code, negative for a signal, as subprocess has it."""
-        request = json.dumps({"args": args, "env": dict(env), "cwd": cwd}).encode()
         answer, told = os.pipe()
         fds = [*(stream.fileno() for stream in streams), told]
-        with open(answer, "rb") as lines:
-            socket.send_fds(self._socket, [request], fds)
+        with open(answer, "rb", buffering=0) as lines:
+            socket.send_fds(self._socket, [json.dumps(request).encode()], fds)
             os.close(told)
             pid = int(lines.readline())
             if not select.select([lines], [], [], timeout)[0]:
                 os.kill(pid, signal.SIGKILL)
-                raise subprocess.TimeoutExpired(["broker", *args], timeout)
+                raise subprocess.TimeoutExpired(request["args"], timeout)
             return int(lines.readline())
 
 
 def serve(requests: socket.socket) -> None:
-    """Fork for each request, until nobody can make any; a child returns from here too, with its command done."""
+    """Fork for each request, until nobody can make any."""
     while True:
         request, fds, _, _ = socket.recv_fds(requests, LIMIT, 4)
         if not request:
@@ -125,6 +125,7 @@ def _watched(request: dict, fds: list[int]) -> None:
 
 def _command(request: dict, streams: list[int]) -> None:
     """In the command's own process: what `python -m broker` would do from here on."""
+    import runpy
     import threading
     import traceback
 
@@ -137,10 +138,14 @@ def _command(request: dict, streams: list[int]) -> None:
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
-    sys.argv = ["broker", *request["args"]]
+    sys.argv = [request["script"] or "broker", *request["args"]]
     code = 1
     try:
-        main()
+        if request["script"]:
+            runpy.run_path(request["script"], run_name="__main__")
+            code = 0
+        else:
+            main()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:  # noqa: BLE001 - as the interpreter does

@@ -7,23 +7,15 @@ from typing import Any
 # Files of a directory that use its one running system: in different processes each would start another.
 TOGETHER = {
     "cli": ("admin", "checks", "demo", "history", "keys", "projection", "send", "streams"),
-    "ops": ("configuration", "examples", "preflight", "prepare", "reference", "smoke"),
+    "ops": ("containers", "examples", "preflight", "prepare", "reference", "smoke"),
     "system": ("components", "first_run", "flow", "readme"),
     "load": ("queue", "throughput"),
 }
-# What takes minutes, by the beginnings of paths.
+# What takes minutes, by the beginnings of paths; the longest first.
 LONG = (
-    "portal/",
-    "system/",
-    "ops/",
-    "cli/",
-    "repair/",
-    "archive/",
-    "audit/",
-    "projections/",
-    "delivery/",
-    "load/",
-)
+    "ops/", "test_bench.py", "portal/", "cli/", "system/", "load/", "upgrade/", "repair/", "backup/", "archive/",
+    "audit/", "projections/", "delivery/",
+)  # fmt: skip
 
 
 def rank(path: str) -> tuple[int, str]:
