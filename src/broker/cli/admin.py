@@ -186,7 +186,13 @@ def user() -> None:
 
 @user.command()
 @click.argument("email")
-@click.option("--role", type=click.Choice(("user", "auditor", "admin")), default="user", show_default=True)
+@click.option(
+    "--role",
+    type=click.Choice(("user", "auditor", "admin")),
+    default="user",
+    show_default=True,
+    help="What the user may do.",
+)
 @click.option("--clients", default="", metavar="A,B", help="Whose messages the user sees.")
 @click.option(
     "--password-stdin", is_flag=True, help="Read the password from stdin. Default: a new one, shown once."

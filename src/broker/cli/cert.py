@@ -33,7 +33,7 @@ class Reason(click.ParamType[str]):
         )
 
 
-_days = click.option("--days", type=int, default=365, show_default=True, help="Validity, 1 to 825.")
+_days = click.option("--days", type=int, default=365, show_default=True, help="Good for so long, 1 to 825.")
 _csr = click.option(
     "--csr",
     type=UserPath(exists=True, dir_okay=False),
@@ -57,7 +57,7 @@ def cert() -> None:
 
 @cert.command()
 @click.argument("name")
-@click.option("--role", type=click.Choice(ROLES), default="producer", show_default=True)
+@click.option("--role", type=click.Choice(ROLES), default="producer", show_default=True, help="Whose it is.")
 @_days
 @_csr
 @_out

@@ -25,7 +25,9 @@ FORMATS = ("jsonl", "csv", "parquet")
 
 
 @click.command()
-@click.option("--format", "form", type=click.Choice(FORMATS), default="jsonl", show_default=True)
+@click.option(
+    "--format", "form", type=click.Choice(FORMATS), default="jsonl", show_default=True, help="Of the file."
+)
 @click.option("--from", "from_", metavar="TIME", help="A day (2026-01-31) or a time (2026-01-31T12:00:00Z).")
 @click.option("--to", metavar="TIME", help="A day, to its last moment, or a time; it is included.")
 @click.option("--client", metavar="NAME", help="What concerns this client.")

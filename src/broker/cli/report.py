@@ -12,12 +12,12 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @click.command()
-@data_option
 @click.option(
     "--out",
     type=UserPath(file_okay=False),
     help="Where report.html and report.md go. Default: var/report of the checkout.",
 )
+@data_option
 def report(data: Path | None, out: Path | None) -> None:
     """Write the readiness report, and say DEPLOY or DO NOT DEPLOY with every reason. Exits 1 for the latter.
 

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @click.command()
 @target_argument
-@click.option("--backup", "name", metavar="NAME", help="Default: the newest.")
+@click.option("--backup", "name", metavar="NAME", help="Which one. Default: the newest.")
 @passphrase_option
 @keys_option
-@data_option
 @click.option("--yes", is_flag=True, help="Do not ask, where no --data was given.")
 @json_option
+@data_option
 def restore(
     target: Path,
     *,

@@ -57,7 +57,7 @@ MEANINGS: Final[dict[str, dict[str, str]]] = {
         "server_host": "Where the server listens",
         "server_port": "Its port",
         "server_url": "Where workers reach it; not set: this machine, `server_port`",
-        "session_days": "How long a session lasts without being used",
+        "session_days": "How long after signing in a session ends, however often its tokens are refreshed",
         "login_attempts": "Failed logins from one address within `login_window`, after which it waits",
         "login_window": "See `login_attempts`",
         "oidc_issuer": "Sign people in at this OpenID Connect provider too; accounts are found by e-mail",
@@ -145,7 +145,8 @@ BROKER_GATEWAY_PORT=9001 ./broker config
 ```
 
 An unknown or invalid setting stops the start with its name and what it takes. `./broker config` shows what is
-in effect, secrets hidden. Times are in seconds. `BROKER_DEBUG=1` adds the traceback to an error.
+in effect, secrets hidden. Times are in seconds. Two variables are no settings: `BROKER_DEBUG=1` adds the
+traceback to an error, `BROKER_BACKUP_PASSPHRASE` seals the keys in backups.
 
 This page is written by `python -m broker.cli.settings_page`.
 """
@@ -170,7 +171,8 @@ def undescribed() -> set[str]:
 
 
 def _row(name: str, default: Any, meaning: str) -> str:
-    value = "" if default is None else f"`{str(default).lower() if isinstance(default, bool) else default}`"
+    said = str(default).lower() if isinstance(default, bool) else default
+    value = "" if said in (None, "") else f"`{said}`"
     return f"| `{name}` | {value} | {takes(name)} | {meaning} | `{variable(name)}` |\n"
 
 

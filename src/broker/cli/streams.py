@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def streams() -> None:
-    """The log: what lies in Redis."""
+    """The log: what lies in Redis, and its repair when data was lost."""
 
 
 streams.add_command(repairing.repair)
