@@ -109,6 +109,24 @@ async def test_a_newer_versions_event_has_all_keys_copied(redis, made, tmp_path)
     assert set(copies.load()) == {"acme"}
 
 
+async def test_no_copy_of_an_erased_client_stays_when_all_are_looked_at(redis, made, tmp_path):
+    """⚠ Erased beside an event that this version cannot read; or its copy was put back: erased clients have no keys."""
+    control, clients, _, _ = made
+    copies = KeyCopies(LocalStorage(tmp_path), "log")
+    keeper = KeyKeeper(redis, control, "inc-control", copies)
+    await clients.register_client("acme", actor="system")
+    await keeper.catch_up()
+    (path,) = (tmp_path / "log").iterdir()
+    wrapped = path.read_bytes()
+    await clients.erase_client("acme", "asked to", actor="system")
+    registered, erased = await archives.lying(redis, control)
+    await keeper.follow([archives.renamed(registered, "KeyRotated.9"), erased])
+    assert copies.held() == ({}, {"acme"})
+    path.write_bytes(wrapped)
+    await keeper.catch_up()
+    assert copies.held() == ({}, {"acme"})
+
+
 def test_the_highest_position_counts(tmp_path):
     """An older Redis cannot replace newer keys; a torn copy gives way to the one before it."""
     copies = KeyCopies(LocalStorage(tmp_path), "log")

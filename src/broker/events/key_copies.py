@@ -139,8 +139,16 @@ class KeyKeeper:
             await self._keep(named[first : first + AT_ONCE])
 
     async def catch_up(self) -> None:
-        """Copy what no copy holds, as after an upgrade. Raises as `follow`."""
+        """Copy what no copy holds, as after an upgrade; remove what is left of erased clients.
+
+        Raises as `follow`.
+        """
         await self._keep([])
+        # Erased, they have no keys that would name them; somebody may have put an old copy back.
+        held = await asyncio.to_thread(self.copies.held)
+        known = sorted(client for client, copies in held.copies.items() if copies)
+        for first in range(0, len(known), AT_ONCE):
+            await self._keep(known[first : first + AT_ONCE])
 
     async def _keep(self, clients: Sequence[str]) -> None:
         last, *rows = await self._ask(clients)
