@@ -202,6 +202,37 @@ async def test_an_older_redis_that_was_used_before_anybody_looked_is_noticed(wor
     assert len(seen.seen) == 9
 
 
+async def test_an_older_redis_without_entries_that_was_used_is_noticed(world):
+    """⚠ Put back to right after a repair, all of it archived: its first entry is new, fewer events came before it."""
+    keys = world.keys.partitions[0]
+    first = Recorder(Refused("not now", 503))
+    async with world.working(channels=[first], limits=SLOW):
+        (sent,) = await world.submit(1, partition=0)
+        await wait_until(lambda: _phase(world, sent, "due"))
+    await world.archive()
+    await world.project()
+    await world.empty()
+    await world.repaired()
+    assert await world.redis.xlen(keys.events) == 0
+    await world.redis.zadd(keys.due, {sent: 1})
+    old = await world.snapshot()
+
+    async with world.working(channels=[Recorder()]):
+        await world.all_finished([sent])
+    await world.project()
+    await world.roll_back(old)
+    async with world.working(channels=[Recorder()]):
+        await world.all_finished([sent])
+    runner = readmodels.runner(world.redis, keys, world.identity, world.store)
+    async with readmodels.running(runner):
+        await wait_until(lambda: runner.status.state is State.REFUSED)
+    report = await world.repaired()
+    assert (report.streams[0].missing, report.streams[0].void) == (3, 3)
+    # A projector cannot reach what was left out.
+    await world.submit(1, partition=0)
+    assert await outcomes(world, sent) == 1
+
+
 async def test_what_came_in_while_the_clock_was_behind_is_not_skipped(world):
     """⚠ Taken in by an older Redis at ids that the archive had passed: it gets a place at the end, and is delivered."""
     keys = world.keys.partitions[0]

@@ -7,6 +7,7 @@ that had been put back, at a time when its clock was behind: a stray.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import AsyncIterator
 from typing import Literal
 
@@ -35,21 +36,25 @@ class Remains:
         self._tables = tables
         self.strays: list[Entry] = []
         self.missing = 0
-        """Events that Redis no longer has though nobody cut them."""
+        """Events that Redis no longer has though nobody cut them; of a reading from the start."""
         self._floor = positions.start(keys.stream)
+        self._below = 0
 
     async def read(self, after: Position) -> AsyncIterator[tuple[Source, list[Entry]]]:
         """The history after `after`, in order, in blocks, with where each was found.
 
         Raises ArchiveDamaged, ArchiveUnavailable, LogUnavailable, StoreUnavailable, AuditChanged.
         """
-        self.strays, self.missing = [], 0
-        self._floor = (await left.look(self._redis, self._keys)).floor
+        self.strays, self.missing, self._below = [], 0, 0
+        found = await left.look(self._redis, self._keys)
+        self._floor = found.floor
         live = left.entries(self._redis, self._keys, after)
         page: list[Entry] = await anext(live, [])
         async for source, block in self._known(after):
             yield source, block
             page = await self._compared(page, live, block)
+        # An older Redis without entries that went on: the gap before its first one was never all cut.
+        self.missing += max(0, self._below - found.trimmed)
         while page:
             yield "log", page
             page = await anext(live, [])
@@ -69,7 +74,9 @@ class Remains:
         """Pass over what Redis has up to the block's end, keeping what the block does not know; the rest."""
         end = block[-1].position
         if end <= self._floor:
+            self._below += len(block)
             return page
+        self._below += bisect_right(block, self._floor, key=lambda entry: entry.position)
         known = {entry.position: entry for entry in block if entry.position > self._floor}
         self.missing += len(known)
         while page and page[0].position <= end:

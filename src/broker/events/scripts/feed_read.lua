@@ -42,7 +42,12 @@ local trimmed = added - length
 if tonumber(read) < trimmed and precedes(position, last) and (not first or precedes(position, first)) then
   return {'TRIMMED', trimmed, last, added, {}}
 end
--- An older Redis that others went on with before this look goes on after a place that it does not know.
+-- An older Redis that others went on with before this look goes on after a place that it does not know, or, where all
+-- of it had been cut, after fewer events than were read.
+local before = first and precedes(position, first) and trimmed or added
+if tonumber(read) > before then
+  return refuse(int(before) .. ' events lie up to ' .. position .. ' at most, and ' .. read .. ' were read')
+end
 if first and not precedes(position, first) and position ~= last
   and not redis.call('XRANGE', KEYS[3], position, position)[1] then
   return refuse('the entry at ' .. position .. ', which was read, is not there')
