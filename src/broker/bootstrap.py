@@ -34,6 +34,8 @@ opened = preparation.opened
 
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
+EXIT_AGAIN: Final = 75
+"""As in sysexits.h: start it again. Some service managers restart only what ended with a failure."""
 
 
 class Parts(msgspec.Struct, frozen=True):
@@ -101,41 +103,41 @@ def run_role(role: str, settings: Settings) -> int:
     """Run one role until a signal; the process' exit code. `settings` has its addresses resolved."""
     telemetry.configure(role, settings.log_level, settings.log_format)
     try:
-        _run(_main(role, settings))
+        return _run(_main(role, settings))
     except SettingsError as error:
         log.error("role_refused", reason=str(error))
         return EXIT_USAGE
     except BrokerError as error:
         log.error("role_failed", code=error.code, reason=str(error))
         return EXIT_FAILED
-    return 0
 
 
-def _run(main: Awaitable[None]) -> None:
+def _run(main: Awaitable[int]) -> int:
     try:
         import uvloop
     except ImportError:  # Windows
-        asyncio.run(main)  # type: ignore[arg-type]
-    else:
-        uvloop.run(main)  # type: ignore[arg-type]
+        return asyncio.run(main)  # type: ignore[arg-type]
+    return uvloop.run(main)  # type: ignore[arg-type]
 
 
-async def _main(role: str, settings: Settings) -> None:
-    stop = asyncio.Event()
+async def _main(role: str, settings: Settings) -> int:
+    stop, repaired = asyncio.Event(), asyncio.Event()
     lifecycle.stop_on_signals(stop)
     redis = connect(settings)
     try:
         identity = await _identity(redis, settings, stop)
         if identity is None:
-            return
+            return 0
         keyring = Keyring.load(settings.keyring_path, settings.key_passphrase)
         keys = LogKeys(settings.log_name, identity.partitions)
         log.info("role_started", log_id=identity.log_id)
         _traced(role, settings)
         lifecycle.calm_collector()
-        async with lifecycle.running(_succeeded(redis, settings, identity, stop), on_failure=stop.set):
+        follow = _succeeded(redis, settings, identity, stop, repaired)
+        async with lifecycle.running(follow, on_failure=stop.set):
             await ROLES[role](Parts(settings, redis, keys, identity, keyring, role), stop)
         log.info("role_stopped")
+        return EXIT_AGAIN if repaired.is_set() else 0
     finally:
         if tracing.active is not None:
             await asyncio.to_thread(tracing.stop)
@@ -150,10 +152,13 @@ def _traced(role: str, settings: Settings) -> None:
         tracing.start(role, settings.otlp_url, settings.trace_ratio, metrics.spans)
 
 
-async def _succeeded(redis: Redis, settings: Settings, identity: LogIdentity, stop: asyncio.Event) -> None:
+async def _succeeded(
+    redis: Redis, settings: Settings, identity: LogIdentity, stop: asyncio.Event, repaired: asyncio.Event
+) -> None:
     """End the process, in order, once its log was repaired: started again, it begins with what is now."""
     if await log_identity.succeeded(redis, settings, identity, stop):
         log.warning("log_repaired", log_id=identity.log_id)
+        repaired.set()
         stop.set()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import random
 
 import pytest
@@ -11,7 +13,9 @@ from broker.errors import LeaseLost, LogRefused, LogUnavailable
 from broker.events import connection, log_identity
 from broker.events.repair.lease import RepairLease
 from broker.events.repair.making import Maker
+from support import commands
 from support.rig import Recorder
+from support.waiting import wait_until
 
 
 class Dying:
@@ -100,6 +104,25 @@ async def test_a_repair_that_another_has_followed_changes_nothing_more(world):
         await world.submit(1)
     await world.repaired()
     await world.submit(1)
+
+
+async def test_a_role_whose_log_was_repaired_ends_with_a_failure(world, valkey, repair_url):
+    """Service managers that restart only what failed start it again, too (WinSW)."""
+    given = {
+        "DATA_DIR": world.directory,
+        "LOG_NAME": world.log_name,
+        "PARTITIONS": world.partitions,
+        "REDIS_URL": valkey.url,
+        "MYSQL_URL": repair_url,
+        "PROJECTOR_METRICS_PORT": 0,
+    }
+    env = dict(os.environ) | {f"BROKER_{name}": str(value) for name, value in given.items()}
+    ended = asyncio.create_task(asyncio.to_thread(commands.run, "projector", env=env))
+    await wait_until(lambda: world.redis.hget(world.keys.partitions[0].lease, "owner"), within=60)
+    await world.empty()
+    await world.repaired()
+    done = await ended
+    assert (done.returncode, "log_repaired" in done.stdout + done.stderr) == (75, True)
 
 
 async def used(world) -> None:
