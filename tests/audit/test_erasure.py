@@ -9,12 +9,14 @@ import pytest
 
 from broker.domain import ids
 from broker.errors import KeyErased, NotFound, Undecryptable
-from broker.events import codec, digests, digests_making, exported_formats, types
+from broker.events import codec, digests, digests_making, exported_formats, key_copies, types
+from broker.events.archive.storage import ArchiveUnavailable
 from broker.events.client_commands import ClientCommands
 from broker.events.control import Registry
 from broker.events.erasure import Erasure, forget
 from broker.events.exported_session import Exports
 from broker.events.exported_walk import Filter
+from broker.events.positions import Position
 from broker.events.sealing import ClientKeys, Sealer
 from support import histories, log
 from support.audits import lines, shown, verify
@@ -111,6 +113,32 @@ async def test_an_interrupted_erasure_is_completed(world, erasure: Erasure) -> N
         await erasure.erase("nobody", "x", actor="system")
 
 
+class Away:
+    """A storage that cannot be reached."""
+
+    shown = "away"
+
+    def names(self, _folder: str) -> list[str]:
+        raise ArchiveUnavailable("away")
+
+
+async def test_copies_go_at_once(world) -> None:
+    """⚠ Redis lost before an archiver had read of it: no copy brings the keys back. Unreachable ones are told of."""
+    copies = key_copies.opened(world.settings, world.identity.log_id)
+    parts = world.clients, world.registry, world.redis, world.keys, world.identity
+    for client in ("acme", "other"):
+        await world.clients.register_client(client, actor="system")
+    assert not (await Erasure(*parts, copies=copies).erase("acme", "x", actor="system")).copied
+    assert copies.held() == ({}, set()), "what lies elsewhere is no business of this machine"
+    wrapped = await world.registry.client_keys("demo")
+    copies.put("demo", Position("control", 1, 0), wrapped)
+    assert not (await Erasure(*parts, copies=copies).erase("demo", "x", actor="system")).copied
+    assert copies.held() == ({}, {"demo"})
+    away = key_copies.KeyCopies(Away(), world.identity.log_id)
+    assert (await Erasure(*parts, copies=away).erase("other", "x", actor="system")).copied
+    assert await world.registry.client_keys("other") is None
+
+
 async def test_redis_file_forgets(own_valkey, tmp_path, log_name: str) -> None:
     """The append-only file, which holds every key ever written, holds those of an erased client no more."""
     from broker.events import connection
@@ -149,10 +177,13 @@ async def test_by_the_admin_api(world) -> None:
         ):  # fmt: skip
             answer = await people.post("admin", path, body)
             assert (answer.status, answer.json["details"][0]["field"]) == (400, field), answer.body
-        assert await world.registry.client_keys("demo") is not None
+        wrapped = await world.registry.client_keys("demo")
+        copies = key_copies.opened(world.settings, world.identity.log_id)
+        copies.put("demo", Position("control", 1, 0), wrapped)
         answer = await people.post("admin", path, {"reason": "asked for", "confirm": "demo"})
         assert (answer.status, answer.json["forgotten"], answer.json["visible"]) == (200, True, False)
         assert await world.registry.client_keys("demo") is None
+        assert copies.held() == ({}, {"demo"})
         nobody = await people.post(
             "admin", "/admin/clients/nobody/erase", {"reason": "x", "confirm": "nobody"}
         )

@@ -144,16 +144,25 @@ def erase(settings: Settings, *, name: str, reason: str, yes: bool, as_json: boo
     )
     if not done["forgotten"]:
         click.echo("Redis' append-only file may still hold the keys: run BGREWRITEAOF on it.", err=True)
+    if done["copied"]:
+        click.echo(
+            "The copies of its keys (client_keys_url) cannot be reached; the projector removes them.",
+            err=True,
+        )
 
 
 async def _erase(settings: Settings, name: str, reason: str) -> dict[str, Any]:
     from broker.cli import opening
+    from broker.events import key_copies
     from broker.events.erasure import Erasure
 
     async with opening.administration(settings) as tools:
-        erasure = Erasure(tools.clients, tools.registry, tools.redis, tools.keys, tools.identity)
+        copies = key_copies.opened(settings, tools.identity.log_id)
+        erasure = Erasure(
+            tools.clients, tools.registry, tools.redis, tools.keys, tools.identity, copies=copies
+        )
         done = await erasure.erase(name, reason, actor=opening.ACTOR, within=60.0)
-    names = ("client_id", "discarded", "waiting", "forgotten")
+    names = ("client_id", "discarded", "waiting", "forgotten", "copied")
     return {field: getattr(done, field) for field in names}
 
 

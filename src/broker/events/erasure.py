@@ -1,4 +1,4 @@
-"""Erasing a client: its keys destroyed, also where the append-only file still had them; nothing left waiting.
+"""Erasing a client: its keys destroyed, also in copies and in the append-only file; nothing left waiting.
 
 Messages that wait for an attempt are ended by a worker when their time comes; parked ones, which no worker
 would touch, are ended here. Every step can be repeated: one that was interrupted is completed by the next.
@@ -14,9 +14,11 @@ import msgspec
 from broker import clock
 from broker.domain.clients import ClientEntry
 from broker.errors import Conflict, LogUnavailable, NotFound
+from broker.events.archive.storage import ArchiveUnavailable
 from broker.events.client_commands import ClientCommands
 from broker.events.connection import Redis, call
 from broker.events.control import Registry, client_field
+from broker.events.key_copies import KeyCopies
 from broker.events.keys import LogKeys, PartitionKeys
 from broker.events.log_identity import LogIdentity
 from broker.events.open_messages import OpenMessage, parse_open
@@ -29,7 +31,10 @@ REASON: Final = "the client was erased"
 
 
 class Erased(msgspec.Struct, frozen=True):
-    """What was done; `forgotten`: whether Redis rewrote its file, so that not even that holds the keys."""
+    """What was done; `forgotten`: whether Redis rewrote its file, so that not even that holds the keys.
+
+    `copied`: copies of the keys could not be reached; whoever archives the log removes them.
+    """
 
     client_id: str
     positions: tuple[Position, ...]
@@ -38,10 +43,11 @@ class Erased(msgspec.Struct, frozen=True):
     waiting: int
     """Messages that a worker ends when their next attempt is due."""
     forgotten: bool
+    copied: bool
 
 
 class Erasure:
-    """Erases clients of one log."""
+    """Erases clients of one log; `copies` as far as this machine sees any."""
 
     def __init__(
         self,
@@ -50,8 +56,11 @@ class Erasure:
         redis: Redis,
         keys: LogKeys,
         identity: LogIdentity,
+        *,
+        copies: KeyCopies | None = None,
     ) -> None:
         self._commands = commands
+        self._copies = copies
         self._registry = registry
         self._redis = redis
         self._keys = keys
@@ -68,7 +77,8 @@ class Erasure:
     ) -> Erased:
         """Destroy the keys, revoke the certificates, end what is parked, have Redis forget; for good.
 
-        Waits for Redis' file at most `within` seconds. Raises NotFound, LogUnavailable, LogRefused.
+        Waits for the copies and for Redis' file at most `within` seconds each. Raises NotFound,
+        LogUnavailable, LogRefused.
         """
         positions: tuple[Position, ...] = ()
         try:
@@ -80,6 +90,7 @@ class Erasure:
             known = await self._registry.read(client_field(client_id), ClientEntry)
             if known is None:
                 raise
+        copied = not await self._uncopied(client_id, within)
         asked = Asked(actor, clock.now_ms(), correlation_id)
         discarded = waiting = 0
         for partition in self._keys.partitions:
@@ -89,7 +100,18 @@ class Erasure:
                 else:
                     waiting += 1
         forgotten = await forget(self._redis, within)
-        return Erased(client_id, positions, discarded, waiting, forgotten)
+        return Erased(client_id, positions, discarded, waiting, forgotten, copied)
+
+    async def _uncopied(self, client_id: str, within: float) -> bool:
+        """Remove the copies at once: an archiver may be down, and Redis lost before it has read the event."""
+        if self._copies is None:
+            return True
+        try:
+            async with asyncio.timeout(within):
+                await asyncio.to_thread(_remove, self._copies, client_id)
+        except (ArchiveUnavailable, TimeoutError):
+            return False
+        return True
 
     async def _discard(self, message: OpenMessage, asked: Asked) -> bool:
         try:
@@ -112,6 +134,13 @@ class Erasure:
                     found[message_id] = message
             if not cursor:
                 return list(found.values())
+
+
+def _remove(copies: KeyCopies, client_id: str) -> None:
+    held = copies.held()
+    if held.copies or held.erased:
+        # Where there are none at all they lie elsewhere, and a mark here would tell nobody.
+        copies.erase(client_id, held)
 
 
 async def forget(redis: Redis, within: float) -> bool:

@@ -13,6 +13,7 @@ from starlette.routing import Route
 from broker import clock
 from broker.domain import clients, submission
 from broker.errors import NotFound, ValidationError
+from broker.events import key_copies
 from broker.events.client_commands import ClientCommands
 from broker.events.erasure import Erasure
 from broker.projections import holders, visibility
@@ -39,7 +40,10 @@ class Clients:
     def __init__(self, parts: Parts) -> None:
         self._admins = parts.admins
         self._commands = ClientCommands(parts.registry, parts.keyring)
-        self._erasure = Erasure(self._commands, parts.registry, parts.redis, parts.keys, parts.identity)
+        copies = key_copies.opened(parts.settings, parts.identity.log_id)
+        self._erasure = Erasure(
+            self._commands, parts.registry, parts.redis, parts.keys, parts.identity, copies=copies
+        )
         self._database = parts.database
         self._models = parts.models
 
