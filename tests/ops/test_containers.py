@@ -150,3 +150,9 @@ def test_the_page_names_the_services() -> None:
     assert named <= set(compose()["services"])
     for words in re.findall(r"exec \w+ broker ([^`]+)`", page):
         assert docs.problem(words.split()) is None
+    # What `run` is given follows the image's entry point, which is the program itself.
+    assert 'ENTRYPOINT ["broker"]' in (docs.ROOT / "ops" / "containers" / "Containerfile").read_text("utf-8")
+    run = re.findall(r"compose run .*--volume \S+ (\w+) (.+)", page)
+    assert {service for service, _ in run} == {"server"}
+    for _, words in run:
+        assert docs.problem(words.split()) is None
