@@ -8,7 +8,12 @@ case ${1:-} in
     --purge) purge=yes ;;
     *) echo "uninstall.sh: unknown option $1 (--purge)" >&2; exit 1 ;;
 esac
-systemctl disable --now broker-backup.timer broker.target 'broker-*.service' 2>/dev/null || :
+# Patterns are for stopping alone: `disable` takes names, a template's for all its instances.
+systemctl stop broker-backup.timer broker.target 'broker-*.service' 2>/dev/null || :
+for unit in /usr/lib/systemd/system/broker.target /usr/lib/systemd/system/broker-*.service \
+    /usr/lib/systemd/system/broker-*.timer; do
+    [ ! -f "$unit" ] || systemctl disable "${unit##*/}" 2>/dev/null || :
+done
 rm -f /usr/lib/systemd/system/broker.target /usr/lib/systemd/system/broker-*.service \
     /usr/lib/systemd/system/broker-*.timer
 rm -rf /usr/lib/systemd/system/broker-*.service.d /opt/broker

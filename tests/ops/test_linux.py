@@ -237,6 +237,14 @@ def test_scripts_are_the_plain_shell_s(script: str) -> None:
     assert os.access(KIT / script, os.X_OK)
 
 
+def test_units_are_enabled_and_disabled_by_name() -> None:
+    """`systemctl` takes patterns of units that run; what it enables and disables has to be named."""
+    for path in (KIT / "uninstall.sh", KIT / "install.sh", PAGE):
+        for line in path.read_text("utf-8").splitlines():
+            if re.search(r"systemctl (enable|disable)\b", line):
+                assert "broker-*" not in line, (path.name, line)
+
+
 def test_the_command_runs_as_the_services_user_with_their_settings(tmp_path: Path) -> None:
     """The wrapper reads broker.env and hands everything else on; called by anybody but root it stays that user."""
     text = (KIT / "broker").read_text("utf-8")
