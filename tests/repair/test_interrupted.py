@@ -13,6 +13,8 @@ from broker.errors import LeaseLost, LogRefused, LogUnavailable
 from broker.events import connection, log_identity
 from broker.events.repair.lease import RepairLease
 from broker.events.repair.making import Maker
+from broker.projections import checkpoints
+from broker.projections.repairing import StoredTables
 from support import commands
 from support.rig import Recorder
 from support.waiting import wait_until
@@ -104,6 +106,33 @@ async def test_a_repair_that_another_has_followed_changes_nothing_more(world):
         await world.submit(1)
     await world.repaired()
     await world.submit(1)
+
+
+async def test_a_repair_that_goes_on_after_another_leaves_the_tables_alone(world):
+    """⚠ Stopped by Ctrl-Z while it read, another gone through, messages projected: then it goes on, and ends."""
+
+    class Stopped(StoredTables):
+        async def recorded(self, stream, after):
+            if world.identity.incarnations["0"] == "inc-0":
+                await world.redis.delete(f"{world.keys.control.base}:repair-lease")
+                await world.repaired()
+                await world.submit(2)
+                await world.project()
+            async for rows in super().recorded(stream, after):
+                yield rows
+
+    await world.submit(2)
+    await world.project()
+    paused = world.repair()
+    paused._tables = Stopped(world.store)
+    with pytest.raises(LeaseLost, match="Another repair"):
+        await paused.run()
+    followed = {row.incarnation for row in await checkpoints.everything(world.store)}
+    assert followed == set(world.identity.incarnations.values())
+    await world.submit(2)
+    await world.project()
+    (row,) = await world.store.select("SELECT COUNT(*) AS n FROM messages")
+    assert row["n"] == 6
 
 
 async def test_a_role_whose_log_was_repaired_ends_with_a_failure(world, valkey, repair_url):

@@ -110,13 +110,16 @@ class StoredTables:
         )
         return [ids.parse(row["message_id"]) for row in rows]
 
-    async def correct(self, stream: str, places: Mapping[str, tuple[Position, int]]) -> None:
+    async def correct(
+        self, stream: str, incarnation: str, places: Mapping[str, tuple[Position, int]]
+    ) -> None:
         """As in Tables."""
         async with self._store.transaction() as transaction:
             for projection, (position, events) in places.items():
                 await transaction.execute(
                     f"UPDATE checkpoints SET ms={position.ms},seq={position.seq},events={events} "
-                    f"WHERE projection={sql.text(projection)} AND stream={sql.text(stream)}"
+                    f"WHERE projection={sql.text(projection)} AND stream={sql.text(stream)} "
+                    f"AND incarnation={sql.text(incarnation)}"
                 )
 
 

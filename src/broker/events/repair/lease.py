@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from broker import lifecycle
-from broker.errors import Conflict, LogUnavailable
+from broker.errors import Conflict, LeaseLost, LogUnavailable
 from broker.events.connection import Redis, call, text
 from broker.events.keys import ControlKeys, LogKeys, PartitionKeys, StreamKeys
 from broker.events.scripting import Script
@@ -77,6 +77,13 @@ class RepairLease:
             self._before[keys.stream] = "" if refused is None else text(refused)
             if former and former != self.token:
                 await call(self._redis.unlink(*(made(keys, former, place) for place in places(keys))))
+
+    async def check(self, streams: Sequence[StreamKeys]) -> None:
+        """Before a step that Redis does not fence. Raises LeaseLost where another repair has begun since."""
+        for keys in streams:
+            token = await call(self._redis.hget(keys.meta, "repair"))
+            if token is None or text(token) != self.token:
+                raise LeaseLost("Another repair of this log has begun since; this one changes nothing more.")
 
     async def lift(self, streams: Sequence[StreamKeys]) -> None:
         """Let the streams be as they were before `fence`, nothing of them having been changed."""

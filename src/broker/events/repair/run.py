@@ -115,8 +115,10 @@ class Repair:
                 await lease.lift(keys.streams)
                 raise
             after = await self._next(before, keys, work.readers)
+            # Paused for long, as by Ctrl-Z, it must not touch the tables of a later life.
+            await lease.check(keys.streams)
             work = await self._adopted(before, keys, after, work)
-            kept = await self._make(lease.token, after, work)
+            kept = await self._make(lease, after, work)
             log_identity.remember(self._settings, after)
             if work.keys.erased:
                 await erasure.forget(self._redis, FORGET_SECONDS)
@@ -239,14 +241,15 @@ class Repair:
             return await self._plan(before, keys)
         return work
 
-    async def _make(self, token: str, after: LogIdentity, work: Work) -> dict[str, int]:
+    async def _make(self, lease: RepairLease, after: LogIdentity, work: Work) -> dict[str, int]:
         """Make and put in place every stream, the control slot last. How many events each holds now."""
-        maker = Maker(self._redis, token, after)
+        maker = Maker(self._redis, lease.token, after)
         kept: dict[str, int] = {}
         control = next(plan for plan in work.plans if plan.registry is not None)
         for plan in [*(one for one in work.plans if one is not control), control]:
+            await lease.check([plan.keys])
             if self._tables is not None and plan.wrong:
-                await self._tables.correct(plan.stream, plan.wrong)
+                await self._tables.correct(plan.stream, after.incarnations[plan.stream], plan.wrong)
             told = partial(self._written, plan.stream, sum(kept.values()))
             kept[plan.stream] = await maker.make(plan, work.keys.wrapped, told)
             await maker.switch(plan, msgspec.json.encode(after) if plan is control else b"")

@@ -51,6 +51,8 @@ class Tables(Protocol):
         """Messages that the tables know and that were submitted after `after`: the first `most` ids."""
         ...
 
-    async def correct(self, stream: str, places: Mapping[str, tuple[Position, int]]) -> None:
-        """Set where read models stand, and how many events lie up to there."""
+    async def correct(
+        self, stream: str, incarnation: str, places: Mapping[str, tuple[Position, int]]
+    ) -> None:
+        """Set where read models that follow this incarnation stand, and how many events lie up to there."""
         ...
