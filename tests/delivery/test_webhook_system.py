@@ -6,6 +6,8 @@ import asyncio
 import base64
 import json
 import re
+import subprocess
+from functools import partial
 
 import pytest
 from standardwebhooks import Webhook as Verifier
@@ -37,6 +39,15 @@ class Recipient:
         return Response(status_code=204)
 
 
+async def followed(send, recipient: Recipient, secret: str) -> bool:
+    """Whether what is sent now arrives, signed with this secret."""
+    await send(1)
+    try:
+        return bool(recipient.requests) and bool(Verifier(secret).verify(*reversed(recipient.requests[0])))
+    except WebhookVerificationError:
+        return False
+
+
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory) -> Pki:
     return Pki(tmp_path_factory.mktemp("internal-ca"))
@@ -53,24 +64,21 @@ async def test_a_secret_given_or_shown_at_the_shell_verifies_what_arrives(tmp_pa
         system = await asyncio.to_thread(made.__enter__)
         try:
             for options, given in ((["--secret", GIVEN], GIVEN), ([], None)):
-                recipient.requests.clear()
                 routed = await asyncio.to_thread(
                     system.run, "client", "route", "demo", "webhook", url, *options
                 )
                 assert routed.returncode == 0, routed.stderr
                 shown = re.search(r"whsec_\S+", routed.stdout)
                 secret = given or shown[0]
-                sent = await asyncio.to_thread(
-                    system.run,
-                    "send",
-                    "--from",
-                    "+4915200000000",
-                    "--body",
-                    "Grüße",
-                    "--count",
-                    "3",
-                    "--wait",
-                )
+
+                async def send(count: int) -> subprocess.CompletedProcess[str]:
+                    recipient.requests.clear()
+                    sender = ("send", "--from", "+4915200000000", "--body", "Grüße", "--wait")
+                    return await asyncio.to_thread(system.run, *sender, "--count", str(count))
+
+                # Workers follow the registry within a second.
+                await wait_until(partial(followed, send, recipient, secret), what="the new route")
+                sent = await send(3)
                 assert sent.returncode == 0, f"{sent.stdout}{sent.stderr}{system.logs()}"
                 await wait_until(lambda: len(recipient.requests) == 3)
                 for headers, body in recipient.requests:
