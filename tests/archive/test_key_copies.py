@@ -6,12 +6,14 @@ import asyncio
 
 import pytest
 
+from broker.errors import Conflict
 from broker.events.archive import storage
 from broker.events.archive.storage import ArchiveUnavailable, LocalStorage
 from broker.events.client_commands import ClientCommands
 from broker.events.control import Registry
 from broker.events.key_commands import KeyCommands
 from broker.events.key_copies import KeyCopies, KeyKeeper
+from broker.events.key_rotation import KeyRotation
 from broker.events.keyring import Keyring
 from broker.events.positions import Position
 from broker.events.sealing import ClientKeys
@@ -125,6 +127,25 @@ async def test_no_copy_of_an_erased_client_stays_when_all_are_looked_at(redis, m
     path.write_bytes(wrapped)
     await keeper.catch_up()
     assert copies.held() == ({}, {"acme"})
+
+
+async def test_no_master_key_that_copies_need_is_forgotten(redis, made, tmp_path):
+    """⚠ Wrapped anew while no archiver ran: without the former master key the copies would open nothing."""
+    control, clients, keys, keyring = made
+    copies = KeyCopies(LocalStorage(tmp_path), "log")
+    keeper = KeyKeeper(redis, control, "inc-control", copies)
+    registry = Registry(redis, control, "inc-control")
+    rotation = KeyRotation(redis, control, registry, keyring, proof_seconds=0, copies=copies)
+    await clients.register_client("acme", actor="system")
+    await keeper.catch_up()
+    (former,) = keyring.states()
+    keyring.activate(keyring.add())
+    await keys.rewrap("acme", actor="system")
+    with pytest.raises(Conflict, match="acme"):
+        await rotation.forget(former, actor="system", patience=0)
+    await keeper.catch_up()
+    await rotation.forget(former, actor="system")
+    ClientKeys.unwrap("acme", copies.load()["acme"], keyring)
 
 
 def test_the_highest_position_counts(tmp_path):

@@ -113,15 +113,21 @@ def remove(settings: Settings, *, key_id: str, yes: bool) -> None:
 @asynccontextmanager
 async def _opened(settings: Settings) -> AsyncIterator[tuple[Tools, KeyRotation]]:
     from broker.cli import opening
+    from broker.events import key_copies
     from broker.events.key_rotation import KeyRotation
 
     async with opening.administration(settings) as tools:
         # So long a proof counts that began just before a key was added.
         proof = settings.trust_max_age + settings.trust_poll
-        yield (
-            tools,
-            KeyRotation(tools.redis, tools.keys.control, tools.registry, tools.keyring, proof_seconds=proof),
+        rotation = KeyRotation(
+            tools.redis,
+            tools.keys.control,
+            tools.registry,
+            tools.keyring,
+            proof_seconds=proof,
+            copies=key_copies.opened(settings, tools.identity.log_id),
         )
+        yield tools, rotation
 
 
 async def _listed(settings: Settings) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from broker.events import directory, key_holders
 from broker.events.connection import Redis, call, text
 from broker.events.control import Committed, Registry
 from broker.events.key_commands import KeyCommands
+from broker.events.key_copies import KeyCopies
 from broker.events.keyring import Keyring
 from broker.events.keys import ControlKeys
 from broker.events.sealing import ClientKeys
@@ -47,12 +48,21 @@ class KeyRotation:
     """
 
     def __init__(
-        self, redis: Redis, keys: ControlKeys, registry: Registry, keyring: Keyring, *, proof_seconds: float
+        self,
+        redis: Redis,
+        keys: ControlKeys,
+        registry: Registry,
+        keyring: Keyring,
+        *,
+        proof_seconds: float,
+        copies: KeyCopies | None = None,
     ) -> None:
+        """`copies` of the wrapped keys: no master key that they still need is forgotten."""
         self._redis = redis
         self._keys = keys
         self._keyring = keyring
         self._proof_seconds = proof_seconds
+        self._copies = copies
         self._commands = KeyCommands(registry, keyring)
 
     async def clients(
@@ -92,8 +102,11 @@ class KeyRotation:
         retired = [key for key, state in self._keyring.states().items() if state == "retired"]
         return Rotated(key_id, retired, rewrapped)
 
-    async def forget(self, key_id: str, *, actor: str) -> None:
-        """Remove a retired master key for ever. Raises Conflict while it wraps anything."""
+    async def forget(self, key_id: str, *, actor: str, patience: float = 60.0) -> None:
+        """Remove a retired master key for ever. Raises Conflict while it wraps anything, ArchiveUnavailable.
+
+        Waits for the copies of the keys at most `patience` seconds.
+        """
         if self._keyring.states().get(key_id) != "retired":
             raise Conflict(f"{key_id} is not a retired master key.")
         if used := [name for name, masters in (await self.wrapped_by()).items() if key_id in masters]:
@@ -101,8 +114,21 @@ class KeyRotation:
             raise Conflict(
                 f"{key_id} wraps the keys of {len(used)} clients ({some}); rotate the master key first."
             )
+        give_up = clock.monotonic() + patience
+        while late := await self._copied_by(key_id):
+            if clock.monotonic() > give_up:
+                raise Conflict(
+                    f"The copies of {len(late)} clients' keys ({', '.join(late[:5])}) still need {key_id}: the "
+                    "projector makes them anew within seconds; does it run?"
+                )
+            await asyncio.sleep(POLL_SECONDS)
         self._keyring.remove(key_id)
         await self._commands.record("master", key_id, "removed", actor=actor)
+
+    async def _copied_by(self, key_id: str) -> list[str]:
+        """The clients whose copied keys this master key wraps."""
+        copied = {} if self._copies is None else await asyncio.to_thread(self._copies.load)
+        return sorted(name for name, wrapped in copied.items() if key_id in ClientKeys.masters(name, wrapped))
 
     async def wrapped_by(self) -> dict[str, set[str]]:
         """The master keys that wrap each client's keys."""
