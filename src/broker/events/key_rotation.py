@@ -118,8 +118,8 @@ class KeyRotation:
         while late := await self._copied_by(key_id):
             if clock.monotonic() > give_up:
                 raise Conflict(
-                    f"The copies of {len(late)} clients' keys ({', '.join(late[:5])}) still need {key_id}: the "
-                    "projector makes them anew within seconds; does it run?"
+                    f"The copies of {len(late)} clients' keys ({', '.join(late[:5])}) still need {key_id}: "
+                    "the projector makes them anew within seconds; does it run?"
                 )
             await asyncio.sleep(POLL_SECONDS)
         self._keyring.remove(key_id)
