@@ -322,6 +322,20 @@ async def test_tables_that_follow_another_life_of_the_log_are_brought_along(worl
     await world.project()
 
 
+async def test_the_next_life_is_above_all_that_the_archive_knows(world):
+    """Repaired on another machine before; Redis and tables lost, and this one remembers the life before that."""
+    remembered = world.identity
+    await world.submit(1)
+    await world.repaired()
+    await world.archive()
+    later = world.identity
+    await world.empty()
+    log_identity.remember(world.settings, remembered)
+    await world.repaired(tables=False)
+    now, before = (log_identity.generation(one.incarnations["0"]) for one in (world.identity, later))
+    assert now > before
+
+
 async def test_an_unreadable_archive_changes_nothing(world):
     """A repair that cannot know the history ends before it has changed anything; the log is as it was."""
     await world.submit(5)

@@ -114,7 +114,7 @@ class Repair:
             except BaseException:
                 await lease.lift(keys.streams)
                 raise
-            after = await self._next(before, keys, work.readers)
+            after = await self._next(before, keys, work)
             # Paused for long, as by Ctrl-Z, it must not touch the tables of a later life.
             await lease.check(keys.streams)
             work = await self._adopted(before, keys, after, work)
@@ -220,11 +220,12 @@ class Repair:
 
     # -- Doing --------------------------------------------------------------------------------------------
 
-    async def _next(self, before: LogIdentity, keys: LogKeys, readers: Readers) -> LogIdentity:
+    async def _next(self, before: LogIdentity, keys: LogKeys, work: Work) -> LogIdentity:
         """The log's next life: a generation above all that anybody knows."""
         known = list(before.incarnations.values())
         known += [one.incarnation or "" for one in (await standing.look(self._redis, keys)).values()]
-        known += [one.incarnation for of_stream in readers.values() for one in of_stream.values()]
+        known += [one.incarnation for of_stream in work.readers.values() for one in of_stream.values()]
+        known += [plan.newest.incarnation for plan in work.plans if plan.newest is not None]
         stored = await log_identity.stored(self._redis, self._settings)
         known += [] if stored is None else list(stored.incarnations.values())
         generation = 1 + max(log_identity.generation(one) for one in known)
