@@ -159,6 +159,7 @@ async def test_database_killed_and_back(redis, own_mariadb, mariadb, log_name):
         runners = [runner(redis, stream, identity, store, batch=40) for stream in keys.partitions]
 
         async def restart() -> None:
+            await wait_until(lambda: all(each.status.state is State.OWNER for each in runners))
             await own_mariadb.kill()
             await wait_until(lambda: all(each.status.state is State.NO_MYSQL for each in runners))
             # Whoever can reach the database may take over meanwhile.
