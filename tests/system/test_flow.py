@@ -15,9 +15,8 @@ from support.waiting import wait_until
 MESSAGE = {"sender_number": "+4915200000000", "message_body": "hello"}
 
 
-def route(system: System, client: str, target: str) -> None:
-    """A client of its own whose recipients behave as `target` says."""
-    # The certificate last: by the time a gateway takes messages with it, workers know the route.
+async def routed(system: System, client: str, target: str) -> None:
+    """A client of its own whose recipients behave as `target` says, from the next message on."""
     for command in (
         ("client", "register", client),
         ("client", "route", client, "simulated", target),
@@ -25,6 +24,15 @@ def route(system: System, client: str, target: str) -> None:
     ):
         done = system.run(*command)
         assert done.returncode == 0, done.stderr
+
+    async def followed() -> bool:
+        message_id = await submitted(system, client)
+        await finished(system, message_id)
+        channels = system.query("SELECT DISTINCT channel FROM attempts WHERE message_id=%s", message_id)
+        return channels == [{"channel": "simulated"}]
+
+    # Workers follow the registry, each at its own time.
+    await wait_until(followed, within=60)
 
 
 async def submitted(system: System, client: str) -> str:
@@ -65,7 +73,7 @@ ROUND = ["DeliveryAttempted", "RetryScheduled", "DeliveryDue"]
 @pytest.mark.case("TC-I-002", "TC-W-002", "TC-I-005")
 async def test_a_failed_attempt_is_retried_after_the_interval(shared_system: System) -> None:
     """Two attempts fail, each is followed by a wait of the interval, the third succeeds."""
-    route(shared_system, "flaky", "failures=2")
+    await routed(shared_system, "flaky", "failures=2")
     message_id = await submitted(shared_system, "flaky")
     row, history = await finished(shared_system, message_id)
     assert types(history) == ["MessageSubmitted", *ROUND, *ROUND, "DeliveryAttempted", "Delivered"]
@@ -83,7 +91,7 @@ async def test_a_failed_attempt_is_retried_after_the_interval(shared_system: Sys
 @pytest.mark.case("TC-W-004", "TC-W-009", "TC-I-002", "TC-I-005")
 async def test_attempts_run_out(shared_system: System) -> None:
     """Five attempts, no sixth: the message has failed, and says why."""
-    route(shared_system, "dead", "success=0")
+    await routed(shared_system, "dead", "success=0")
     message_id = await submitted(shared_system, "dead")
     row, history = await finished(shared_system, message_id)
     assert types(history) == ["MessageSubmitted", *ROUND * 4, "DeliveryAttempted", "Failed"]
@@ -97,7 +105,7 @@ async def test_attempts_run_out(shared_system: System) -> None:
 
 async def test_a_refusal_for_good_is_not_retried(shared_system: System) -> None:
     """The recipient said never: one attempt, failed."""
-    route(shared_system, "refusing", "success=0,permanent=1")
+    await routed(shared_system, "refusing", "success=0,permanent=1")
     message_id = await submitted(shared_system, "refusing")
     row, history = await finished(shared_system, message_id)
     assert types(history) == ["MessageSubmitted", "DeliveryAttempted", "Failed"]
