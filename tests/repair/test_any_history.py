@@ -140,6 +140,8 @@ class Life:
                 await self.keys.activate(
                     name, (await self.keys.add(name, actor="system")).value, actor="system"
                 )
+                # As for a new client: the archiver copies keys within a second, also where tables are ahead.
+                await world.copy_keys()
             elif act == "erase" and self.any.random() < 0.4:
                 await world.clients.erase_client(name, "asked to", actor="system")
                 await world.trust.poll()
