@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -17,12 +17,24 @@ from starlette.responses import RedirectResponse, Response
 from broker import clock
 from broker.errors import ValidationError
 from broker.settings import Settings
-from broker.web import tls
+from broker.web import peer, tls
 from broker.web.oidc_provider import IdentityRefused, Provider
 
 LASTS_SECONDS: Final = 600
 """How long somebody may take at the provider."""
 _MAX_CODE: Final = 2048
+
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Accounts(Protocol[T_co]):
+    """Who is let in: a session for whom the provider vouches; raises where nobody here is meant."""
+
+    async def vouched(self, email: str, address: str) -> T_co: ...
+
+    def failed(self, email: str, address: str) -> None: ...
 
 
 class _Flow(msgspec.Struct, frozen=True, array_like=True):
@@ -66,11 +78,23 @@ class CodeFlow:
         self._set(response, self._seal(msgspec.msgpack.encode(flow)), LASTS_SECONDS)
         return response
 
-    async def end(self, request: Request) -> tuple[str, str]:
-        """The verified e-mail address of whom the provider sent back, and the target.
+    async def end(self, request: Request, accounts: Accounts[T]) -> tuple[T, str]:
+        """The session of whom the provider sent back, and the target; a failure is counted.
 
-        Raises ValidationError where this browser began nothing, IdentityRefused, ProviderUnavailable.
+        Raises ValidationError where this browser began nothing, IdentityRefused, ProviderUnavailable, and as
+        `accounts`.
         """
+        address = peer.address(request.scope)
+        try:
+            email, target = await self._proved(request)
+        except (IdentityRefused, ValidationError):
+            # Whose account was meant is not known, or not proved.
+            accounts.failed("", address)
+            raise
+        return await accounts.vouched(email, address), target
+
+    async def _proved(self, request: Request) -> tuple[str, str]:
+        """The verified e-mail address of whom the provider sent back, and the target."""
         flow = self._begun(request)
         await self._provider.check_issuer(request.query_params.get("iss"))
         if request.query_params.get("error") is not None:

@@ -13,7 +13,6 @@ from broker.errors import NotFound, ValidationError
 from broker.events import sealed_text
 from broker.events.keyring import Keyring
 from broker.events.login_throttle import Throttled
-from broker.events.sessions import Session
 from broker.events.sign_in import Places, SignInRefused
 from broker.services.portal import faults, pages
 from broker.services.portal.parts import Parts
@@ -66,7 +65,7 @@ class SingleSignOn:
         flow = self._set_up()
         try:
             with self._places.taken(peer.address(request.scope)):
-                session, target = await self._finish(flow, request)
+                session, target = await flow.end(request, self._sign_in)
         except ValidationError:
             return _back("begin")
         except (IdentityRefused, SignInRefused):
@@ -79,16 +78,6 @@ class SingleSignOn:
         response = pages.see(faults.local(target))
         flow.forget(response)
         return response
-
-    async def _finish(self, flow: CodeFlow, request: Request) -> tuple[Session, str]:
-        address = peer.address(request.scope)
-        try:
-            email, target = await flow.end(request)
-        except (IdentityRefused, ValidationError):
-            # Whose account was meant is not known, or not proved.
-            self._sign_in.failed("", address)
-            raise
-        return await self._sign_in.vouched(email, address), target
 
     def _set_up(self) -> CodeFlow:
         if self._flow is None:

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from broker.errors import NotFound, ValidationError
+from broker.errors import NotFound
 from broker.events import sealed_text
 from broker.events.keyring import Keyring
 from broker.events.login_throttle import Throttled
@@ -69,23 +69,13 @@ class SingleSignOn:
         flow = self._set_up()
         try:
             with self._place(request):
-                session = await self._finish(flow, request)
+                session, _ = await flow.end(request, self._sign_in)
         except (IdentityRefused, SignInRefused):
             # The same words, whether the provider, the account or the answer is to blame.
             raise Problem("unauthorized", IdentityRefused().message) from None
         response = exchange.answer(self._pair(session))
         flow.forget(response)
         return response
-
-    async def _finish(self, flow: CodeFlow, request: Request) -> Session:
-        address = peer.address(request.scope)
-        try:
-            email, _ = await flow.end(request)
-        except (IdentityRefused, ValidationError):
-            # Whose account was meant is not known, or not proved.
-            self._sign_in.failed("", address)
-            raise
-        return await self._sign_in.vouched(email, address)
 
     @contextmanager
     def _place(self, request: Request) -> Iterator[None]:
