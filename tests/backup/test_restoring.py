@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -35,7 +34,7 @@ from broker.projections.rebuild.run import Rebuild
 from broker.projections.store import Store
 from broker.settings import Settings
 from support import archives, backups, databases, histories
-from support.readmodels import TABLES
+from support.readmodels import rows
 from support.repairs import World
 from support.rig import QUICK, Recorder
 from support.waiting import wait_until
@@ -103,16 +102,6 @@ async def move(world: World, settings: Settings) -> None:
     world.settings, world.url = settings, settings.redis_url
     world.redis, world.storage = connection.connect(settings.redis_url), storage.opened(settings)
     await world.renew()
-
-
-def rows(url: str) -> dict[str, Any]:
-    """Every row of every table."""
-    found: dict[str, Any] = {}
-    with databases.connected(url) as link, link.cursor() as cursor:
-        for table, order in TABLES.items():
-            cursor.execute(f"SELECT * FROM {table} ORDER BY {order}")
-            found[table] = cursor.fetchall()
-    return found
 
 
 async def phase(world: World, message_id: bytes) -> str | None:

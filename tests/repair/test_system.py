@@ -18,22 +18,6 @@ from support.system import System, eventually, running
 from support.waiting import wait_until
 
 
-async def send(system: System, count: int) -> None:
-    """Messages accepted by the gateway."""
-    async with system.client() as client:
-        sent = [
-            client.post(
-                "/api/v1/messages", json={"sender_number": "+4915200000000", "message_body": f"no {n}"}
-            )
-            for n in range(count)
-        ]
-        assert {answer.status_code for answer in await asyncio.gather(*sent)} == {202}
-
-
-def delivered(system: System) -> int:
-    return system.query("SELECT COUNT(*) AS n FROM messages WHERE status='delivered'")[0]["n"]
-
-
 async def repaired(system: System) -> dict[str, Any]:
     """Repair, once the lease of a killed repair has run out."""
 
@@ -71,12 +55,12 @@ async def test_a_redis_of_an_hour_ago_and_an_empty_one(tmp_path):
     """⚠ Refused, repaired by a command that is killed once, and in use again; every message has one outcome."""
     with running(tmp_path / "data", archive_segment_seconds=0.3, stream_history=0) as system:
         assert system.run("client", "register", "gone").returncode == 0
-        await send(system, 15)
-        await eventually(lambda: delivered(system) == 15)
+        await system.send(15)
+        await eventually(lambda: system.delivered() == 15)
         copy = tmp_path / "old"
         shutil.copytree(system.data / "valkey" / "appendonlydir", copy)
-        await send(system, 15)
-        await eventually(lambda: delivered(system) == 30)
+        await system.send(15)
+        await eventually(lambda: system.delivered() == 30)
         assert system.run("client", "erase", "gone", "--reason", "asked to", "--yes").returncode == 0
         await eventually(lambda: system.query("SELECT 1 FROM audit_log WHERE type='ClientErased'"))
 
@@ -89,8 +73,8 @@ async def test_a_redis_of_an_hour_ago_and_an_empty_one(tmp_path):
         report = await repaired(system)
         assert ([one["lost"] for one in report["streams"]], report["keys_lost"]) == ([0] * 6, [])
         await eventually(lambda: system.status()["healthy"], within=120)
-        await send(system, 5)
-        await eventually(lambda: delivered(system) == 35)
+        await system.send(5)
+        await eventually(lambda: system.delivered() == 35)
         assert outcomes(system) == {1}
         shown = json.loads(system.run("client", "list", "--json").stdout)
         assert {one["client_id"]: one["status"] for one in shown}["gone"] == "erased"
@@ -100,8 +84,8 @@ async def test_a_redis_of_an_hour_ago_and_an_empty_one(tmp_path):
         report = await repaired(system)
         assert [one["lost"] for one in report["streams"]] == [0] * 6
         system.up()
-        await send(system, 5)
-        await eventually(lambda: delivered(system) == 40)
+        await system.send(5)
+        await eventually(lambda: system.delivered() == 40)
         assert outcomes(system) == {1}
 
 

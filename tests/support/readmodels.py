@@ -15,6 +15,7 @@ from broker.projections import base, catalog
 from broker.projections.base import Projection
 from broker.projections.runner import StreamRunner
 from broker.projections.store import Store
+from support import databases
 from support.histories import Fact
 
 TABLES = {
@@ -73,6 +74,16 @@ async def tables(store: Store) -> dict[str, list[dict[str, Any]]]:
     found["checkpoints"] = await store.select(
         "SELECT projection,stream,ms,seq,events,state,halted FROM checkpoints ORDER BY projection,stream"
     )
+    return found
+
+
+def rows(url: str) -> dict[str, Any]:
+    """Every row of every read model of the database at `url`."""
+    found: dict[str, Any] = {}
+    with databases.connected(url) as link, link.cursor() as cursor:
+        for table, order in TABLES.items():
+            cursor.execute(f"SELECT * FROM {table} ORDER BY {order}")
+            found[table] = cursor.fetchall()
     return found
 
 

@@ -138,6 +138,21 @@ class System:
             context.load_cert_chain(self.certs / f"{certificate}.crt", self.certs / f"{certificate}.key")
         return context
 
+    async def send(self, count: int) -> None:
+        """So many messages of the demo client, at once; the gateway takes all of them."""
+        async with self.client() as client:
+            sent = [
+                client.post(
+                    "/api/v1/messages", json={"sender_number": "+4915200000000", "message_body": f"no {n}"}
+                )
+                for n in range(count)
+            ]
+            assert {answer.status_code for answer in await asyncio.gather(*sent)} == {202}
+
+    def delivered(self) -> int:
+        """Messages that the tables show as delivered."""
+        return self.query("SELECT COUNT(*) AS n FROM messages WHERE status='delivered'")[0]["n"]
+
     def mysql(self) -> pymysql.Connection:
         where = address.parse(self.settings.mysql_url)
         return pymysql.connect(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
 
 import pytest
 
 from support import databases
-from support.readmodels import TABLES
+from support.readmodels import TABLES, rows
 from support.system import System, eventually, running
 
 
@@ -21,32 +20,6 @@ def system(tmp_path_factory: pytest.TempPathFactory):
         yield found
 
 
-async def send(system: System, count: int) -> None:
-    """Messages accepted by the gateway."""
-    async with system.client() as client:
-        sent = [
-            client.post(
-                "/api/v1/messages", json={"sender_number": "+4915200000000", "message_body": f"no {n}"}
-            )
-            for n in range(count)
-        ]
-        assert {answer.status_code for answer in await asyncio.gather(*sent)} == {202}
-
-
-def delivered(system: System) -> int:
-    return system.query("SELECT COUNT(*) AS n FROM messages WHERE status='delivered'")[0]["n"]
-
-
-def rows(url: str) -> dict[str, Any]:
-    """Every row of every read model, but what happened after the last event archived."""
-    found: dict[str, Any] = {}
-    with databases.connected(url) as link, link.cursor() as cursor:
-        for table, order in TABLES.items():
-            cursor.execute(f"SELECT * FROM {table} ORDER BY {order}")
-            found[table] = cursor.fetchall()
-    return found
-
-
 def behind(system: System) -> int:
     """Events of the partitions that are not archived yet."""
     status = json.loads(system.run("archive", "status", "--json").stdout)
@@ -55,16 +28,16 @@ def behind(system: System) -> int:
 
 async def test_tables_dropped_under_a_live_system(system: System) -> None:
     """Every table dropped while messages arrive: rebuilt by one command, equal row by row, nothing delivered twice."""
-    await send(system, 40)
-    await eventually(lambda: delivered(system) == 40)
+    await system.send(40)
+    await eventually(lambda: system.delivered() == 40)
     await eventually(lambda: behind(system) == 0)
     for table in TABLES:
         system.query(f"DROP TABLE {table}")
-    await send(system, 40)
+    await system.send(40)
     done = await asyncio.to_thread(system.run, "projection", "rebuild", "--all", "--json")
     assert done.returncode == 0, done.stderr
     assert {one["outcome"] for one in json.loads(done.stdout)} == {"switched"}
-    await eventually(lambda: delivered(system) == 80)
+    await eventually(lambda: system.delivered() == 80)
     attempts = system.query("SELECT COUNT(*) AS n,COUNT(DISTINCT message_id) AS messages FROM attempts")[0]
     assert attempts == {"n": 80, "messages": 80}
     done = await asyncio.to_thread(system.run, "projection", "rebuild", "--all", "--no-switch")
