@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -29,10 +28,10 @@ def pytest_configure(config: pytest.Config) -> None:
     choose(full=bool(config.getoption("--full")))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What takes long comes first: at the end it would leave the other processes of a spread run idle."""
-    here = Path(__file__).parent
-    items.sort(key=lambda item: spreading.rank(item.path.relative_to(here).as_posix()))
+    here, full = Path(__file__).parent, bool(config.getoption("--full"))
+    items.sort(key=lambda item: spreading.rank(item.path.relative_to(here).as_posix(), full=full))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -59,7 +58,7 @@ def full_cost(monkeypatch: pytest.MonkeyPatch) -> None:
 def furnished(tmp_path_factory: pytest.TempPathFactory) -> None:
     """One MariaDB makes its data directory, for all processes of a spread run; the others copy it."""
     base = tmp_path_factory.getbasetemp()
-    furnishing.keep_at((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "furnished")
+    furnishing.keep_at((base.parent if spreading.beside_others() else base) / "furnished")
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import pytest
 from support.load.accounting import account
 from support.load.offering import offer
 from support.load.watching import watching
+from support.spreading import beside_others
 from support.system import System, eventually
 
 pytestmark = pytest.mark.timeout(0)
@@ -27,7 +28,8 @@ async def test_one_a_second(system: System, full, told, record) -> None:
     """One message a second for an hour: 95 % succeed, 1 s on average and 5 s at p99; none lost, none doubled."""
     seconds = 3600 if full else 15
     offered, watch, found = await sustained(system, 1, seconds, told)
-    record("TC-L-001", f"1/s for {seconds} s", **offered.figures(), **watch.figures(), **found.figures())
+    form = f"1/s for {seconds} s{', beside the other tests' if beside_others() else ''}"
+    record("TC-L-001", form, **offered.figures(), **watch.figures(), **found.figures())
     assert offered.success_rate >= 0.95
     assert offered.average < 1
     assert offered.quantile(0.99) < 5

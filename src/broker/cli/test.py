@@ -23,7 +23,7 @@ LINT = (
 
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.option("--quick", is_flag=True, help="Leave the load and security cases out.")
-@click.option("--full", is_flag=True, help="Load in its whole length, every example: two hours in all.")
+@click.option("--full", is_flag=True, help="Load in its whole length, every example: 90 minutes in all.")
 @click.option("--from", "ref", metavar="REF", help="With the suite `upgrade`: the release to upgrade from.")
 @click.argument("suite", required=False)
 @click.argument("pytest_args", nargs=-1, type=click.UNPROCESSED)
@@ -54,8 +54,9 @@ def test(
     _servers()
     failed = _linted(linting)
     # Most tests wait for servers and processes: a few at a time take half as long, even on two cores.
-    # Load by itself, or it measures the others.
-    alone = bool(pytest_args) or suite == "load" or full
+    # Load by itself, or it measures the others; in a full run its hour at one message a second need not be,
+    # and what comes after the hour is alone (tests/support/spreading.py).
+    alone = suite == "load" or (bool(pytest_args) and not full)
     # In our order (tests/conftest.py), not by how many tests a file has: few of them may take long.
     spread = () if alone else ("-n", str(WORKERS), "--dist", "loadfile", "--no-loadscope-reorder")
     chosen = (*(("--quick",) if quick else ()), *(("--full",) if full else ()))
