@@ -60,11 +60,11 @@ class Parts(msgspec.Struct, frozen=True):
             max_age=settings.trust_max_age,
         )
 
-    def key_holder(self) -> KeyHolder:
-        """What says that this process is there, and which master keys it has loaded."""
+    def key_holder(self, trust: Trust) -> KeyHolder:
+        """What says that this process is there, which master keys it has loaded, how far `trust` follows."""
         control = self.keys.control
         incarnation = self.identity.incarnations[control.stream]
-        return KeyHolder(self.redis, control, incarnation, self.keyring, role=self.role)
+        return KeyHolder(self.redis, control, incarnation, self.keyring, role=self.role, trust=trust)
 
     def appender(self, *, waitaof: bool = False) -> Appender:
         """Group commit with the settings' idempotency and durability."""
@@ -73,7 +73,7 @@ class Parts(msgspec.Struct, frozen=True):
             self.redis,
             self.keys,
             self.identity,
-            idempotency_ms=settings.idempotency_hours * 3_600_000,
+            idempotency_ms=settings.idempotency_ms,
             durability=Durability(settings.wait_replicas, round(settings.wait_timeout * 1000), waitaof),
             retry_for=settings.redis_timeout,
         )
@@ -208,8 +208,10 @@ async def followed(parts: Parts, trust: Trust, stop: asyncio.Event) -> AsyncIter
 
     async def follow() -> None:
         if await durable(parts, stop):
+            holder = parts.key_holder(trust)
+            await holder.announce()
             await asyncio.gather(
-                trust.run(stop), fullness.run(stop), _exported(fullness, stop), parts.key_holder().run(stop)
+                trust.run(stop), fullness.run(stop), _exported(fullness, stop), holder.run(stop)
             )
 
     async with lifecycle.running(follow(), on_failure=stop.set):
@@ -317,6 +319,7 @@ async def _worker(parts: Parts, stop: asyncio.Event) -> None:
 async def _projector(parts: Parts, stop: asyncio.Event) -> None:
     from broker.projections.store import Store
     from broker.services.projector.archiving import Archiving
+    from broker.services.projector.backups import Backups
     from broker.services.projector.digesting import Digesting
     from broker.services.projector.role import Projector
 
@@ -341,7 +344,8 @@ async def _projector(parts: Parts, stop: asyncio.Event) -> None:
     digesting = Digesting(
         settings, redis=parts.redis, keys=parts.keys, identity=parts.identity, keyring=parts.keyring
     )
-    async with lifecycle.running(fullness.run(stop), digesting.run(stop), on_failure=stop.set):
+    others = (fullness.run(stop), digesting.run(stop), Backups(settings).run(stop))
+    async with lifecycle.running(*others, on_failure=stop.set):
         await role.run(stop)
 
 

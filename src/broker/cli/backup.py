@@ -16,6 +16,7 @@ from broker.cli.backup_common import (
     known_passphrase,
     passphrase_option,
     progress,
+    remember_verified,
     size,
     target_argument,
     trusted,
@@ -114,13 +115,14 @@ def verify(
     """Read every file of the backups in TARGET and name each that is missing or was changed. Exits 1 then.
 
     Needs no log, no database. Who made the backups is proved by the public key or by the passphrase; with the
-    passphrase the keys are opened, too.
+    passphrase the keys are opened, too. The installation that was backed up remembers that they are whole.
     """
     from broker.events.backup.repository import Repository
 
     repository = Repository(target, keys_in)
     passphrase = given_passphrase(settings, passphrase_file)
     report = verified(repository, name, passphrase, trusted(settings, keys, repository))
+    remember_verified(settings, repository, report)
     if as_json:
         import msgspec
 

@@ -79,6 +79,26 @@ def verified(
         return Verification(repository, keys, passphrase, advance).run(names)
 
 
+def remember_verified(settings: Settings, repository: Repository, report: Report) -> None:
+    """Let this installation know that its newest backup there is whole; says so on stderr where it cannot."""
+    from broker import clock
+    from broker.events import log_identity
+    from broker.events.backup import record
+    from broker.events.backup.record import Remembered
+
+    own, whose, names = log_identity.read_file(settings), repository.whose(), repository.names()
+    ours = own is not None and whose is not None and own.log_id == whose.log_id
+    if not (ours and report.ok and report.proved and names[-1] in {one.name for one in report.backups}):
+        return
+    found = Remembered(names[-1], str(repository.root.absolute()), clock.now_ms())
+    try:
+        record.remember(settings, verified=found)
+    except OSError as error:
+        click.echo(
+            f"{error.filename} cannot be written ({error.strerror}): the metrics do not show it.", err=True
+        )
+
+
 @contextmanager
 def progress(what: str) -> Iterator[tuple[Callable[[int], None], Callable[[int], None]]]:
     """A bar on stderr where that is a terminal: what advances it, and what tells the total."""

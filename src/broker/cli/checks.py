@@ -52,6 +52,7 @@ async def run(settings: Settings) -> list[Finding]:
         *await mysql(settings, embedded_down=settings.mysql_url is None and state is None),
         *certificates(settings),
         keyring(settings),
+        backups(settings),
         *private_files(settings),
     ]
 
@@ -236,6 +237,26 @@ def keyring(settings: Settings) -> Finding:
     except BrokerError as error:
         return Finding("keyring", "failed", str(error))
     return Finding("keyring", "ok", f"{settings.keyring_path}, active key {opened.active_id}")
+
+
+def backups(settings: Settings) -> Finding:
+    """Whether one was made lately."""
+    from broker import clock
+    from broker.events.backup import record
+
+    try:
+        found = record.read(settings)
+    except (OSError, ValueError) as error:
+        return Finding("backups", "warning", str(error), "the next `broker backup create` writes it again")
+    if found.made is None:
+        return Finding("backups", "skipped", "none was made here yet; `broker backup create DIR` makes one")
+    whole = f"whole on {clock.iso(found.verified.at_ms)[:10]}" if found.verified else "never verified here"
+    detail = f"{found.made.name} in {found.made.target}; {whole}"
+    hours = (clock.now_ms() - found.made.at_ms) / 3_600_000
+    if hours > record.LATE_HOURS:
+        fix = "find out why none was made since: the timer's or the task's log"
+        return Finding("backups", "warning", f"{detail}; that was {hours:.0f} hours ago", fix)
+    return Finding("backups", "ok", detail)
 
 
 def private_files(settings: Settings) -> Iterator[Finding]:

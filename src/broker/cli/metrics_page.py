@@ -26,6 +26,7 @@ GROUPS: Final = (
     ("Read models", ("broker_projection_",), "projector"),
     ("Archive and trimming", ("broker_archive_", "broker_trim_"), "projector"),
     ("Signed digests", ("broker_digest_",), "projector"),
+    ("Backups", ("broker_backup_",), "projector"),
     ("Traces", ("broker_trace_",), "every role, where a collector is set"),
 )
 
@@ -65,7 +66,7 @@ def _declare() -> None:
     """What the processes make when they start, and what they make when something happens first."""
     from broker.events.durability import METRICS
     from broker.services.delivery import metrics as delivery
-    from broker.services.projector import digesting
+    from broker.services.projector import backups, digesting
     from broker.services.projector import metrics as projector
     from broker.services.server.admin.certificates_expiry import gauge as expiring
     from broker.web import metrics, rate_limit
@@ -84,5 +85,6 @@ def _declare() -> None:
     projector.Exporter()
     projector.ArchiveExporter()
     digesting.Metrics()
+    backups.Metrics()
     metrics.spans("sent", 0)
     expiring()

@@ -18,9 +18,10 @@ from broker.events import types
 from broker.events.access import AccessLog
 from broker.events.archive.storage import Storage
 from broker.events.archive.store import StreamArchive
-from broker.events.backup import bundle, layout, streams
+from broker.events.backup import bundle, layout, record, streams
 from broker.events.backup.bundle import Bundle
 from broker.events.backup.layout import BackupDamaged, BackupError, File, Snapshot, StreamPart
+from broker.events.backup.record import Remembered
 from broker.events.backup.repository import Repository, leftover
 from broker.events.backup.streams import End, StreamBackup
 from broker.events.backup.verifying import listed
@@ -110,6 +111,7 @@ class Creation:
         snapshot = await self._finish(name, began, parts, keys)
         removed = names[: max(0, len(names) + 1 - keep)] if keep else []
         tidied = await asyncio.to_thread(self._tidy, snapshot, removed)
+        await asyncio.to_thread(self._remember, snapshot)
         return Made(snapshot, repository.written, removed, tidied)
 
     def _check_keys(self) -> None:
@@ -220,6 +222,17 @@ class Creation:
         """Raises LogRefused where Redis was emptied or repaired meanwhile: what was read is no history."""
         for stream in self._streams:
             await self._end(stream)
+
+    def _remember(self, snapshot: Snapshot) -> None:
+        """Let the installation know that it was backed up. Raises BackupError."""
+        target, began = str(self._repository.root.absolute()), clock.parse_iso(snapshot.began_at)
+        try:
+            record.remember(self._source.settings, made=Remembered(snapshot.name, target, began))
+        except OSError as error:
+            raise BackupError(
+                f"{snapshot.name} is made and whole, but {error.filename} cannot be written "
+                f"({error.strerror}): to the metrics none was made."
+            ) from None
 
     def _tidy(self, snapshot: Snapshot, removed: list[str]) -> bool:
         """Remove replaced keys, older backups, what interrupted ones left; False: not the last of these."""
