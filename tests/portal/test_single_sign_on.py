@@ -123,7 +123,7 @@ async def test_only_the_browser_that_began_can_end(visitor, pki):
         assert (await other.get("/profile")).headers["location"].startswith("/login")
     state = parse_qs(urlsplit(back).query)["state"][0]
     for query, why in (("", "begin"), ("state=x&code=y", "begin"), (f"state={state}", "vouched"),
-                       (f"state={state}&error=access_denied", "vouched")):  # fmt: skip
+                       (f"state={state}&error=access_denied", "denied")):  # fmt: skip
         answer = await visitor.get(f"/login/oidc/callback?{query}")
         assert answer.headers["location"] == f"/login?why={why}", query
     assert (await visitor.get(back)).headers["location"] == "/"

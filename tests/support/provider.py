@@ -1,4 +1,7 @@
-"""A small real OpenID Connect provider: discovery, keys, the authorization code flow with PKCE. It signs in at once."""
+"""A small real OpenID Connect provider: discovery, keys, the authorization code flow with PKCE.
+
+It signs in at once, or shows a page first.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import base64
 import contextlib
 import hashlib
 import secrets
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -16,18 +20,22 @@ from joserfc import jwt
 from joserfc.jwk import ECKey
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from support.serving import listening
 
 CLIENT_ID, SECRET = "the broker", "marked+client/secret"
+PAGE = """<!doctype html><html lang="en"><title>Provider</title><link rel="icon" href="data:,"><h1>Who are you?</h1>
+<form method="post"><button name="answer" value="yes">Sign in</button> <button name="answer" value="no">Cancel</button>
+</form></html>"""
 
 
 class OidcProvider:
     """`person` is who sits at the browser. `changes` and `forge` make its ID tokens what they should not be.
 
-    While `answers` is not set, codes are not exchanged. `asked` counts who wanted its description.
+    While `answers` is not set, codes are not exchanged. `asked` counts who wanted its description. With `asks`
+    the person presses a button first, or cancels.
     """
 
     def __init__(self, redirect_url: str) -> None:
@@ -38,6 +46,7 @@ class OidcProvider:
         self.forge: Callable[[dict, dict], str] | None = None
         self.methods = ["client_secret_basic"]
         self.asked = 0
+        self.asks = False
         self.answers = asyncio.Event()
         self.answers.set()
         self.rotate("k-1")
@@ -47,15 +56,17 @@ class OidcProvider:
         self.key = ECKey.generate_key("P-256", {"kid": key_id, "use": "sig"})
 
     @contextlib.asynccontextmanager
-    async def serving(self, context) -> AsyncIterator[None]:
+    async def serving(self, context: ssl.SSLContext | None) -> AsyncIterator[None]:
+        """Over TLS as `localhost`; without a context plainly, and as 127.0.0.1."""
         routes = [
             Route("/.well-known/openid-configuration", self._describe),
-            Route("/authorize", self._authorize),
+            Route("/authorize", self._authorize, methods=["GET", "POST"]),
             Route("/keys", self._keys),
             Route("/token", self._token, methods=["POST"]),
         ]
         async with listening(Starlette(routes=routes), context=context) as running:
-            self.issuer = f"https://localhost:{running.port}"
+            host = "http://127.0.0.1" if context is None else "https://localhost"
+            self.issuer = f"{host}:{running.port}"
             yield
 
     async def _describe(self, _request: Request) -> Response:
@@ -85,10 +96,18 @@ class OidcProvider:
         assert given.items() >= wanted.items(), given
         assert {"openid", "email"} <= set(given["scope"].split())
         assert min(len(given[name]) for name in ("state", "nonce", "code_challenge")) >= 43
-        code = secrets.token_urlsafe(16)
-        self._codes[code] = given
-        answer = urlencode({"code": code, "state": given["state"], "iss": self.issuer, "session_state": "x"})
-        return RedirectResponse(f"{self.redirect_url}?{answer}", 302)
+        if self.asks and request.method == "GET":
+            return HTMLResponse(PAGE)
+        answer = {"state": given["state"], "iss": self.issuer}
+        if request.method == "POST" and await request.body() == b"answer=no":
+            answer |= {"error": "access_denied", "error_description": "<b>cancelled</b>"}
+        else:
+            code = secrets.token_urlsafe(16)
+            self._codes[code] = given
+            answer |= {"code": code, "session_state": "x"}
+        return RedirectResponse(
+            f"{self.redirect_url}?{urlencode(answer)}", 303 if request.method == "POST" else 302
+        )
 
     async def _token(self, request: Request) -> Response:
         await self.answers.wait()

@@ -105,6 +105,11 @@ class CodeFlow:
         email = await self._provider.email(code, nonce=flow.nonce, verifier=flow.verifier)
         return email, flow.target
 
+    def target(self, request: Request) -> str:
+        """Where whoever began in this browser was going; empty where nothing was begun."""
+        flow = self._opened(request.cookies.get(self._cookie, ""))
+        return "" if flow is None else flow.target
+
     def forget(self, response: Response) -> None:
         """Have the browser forget what it began."""
         self._set(response, "", 0)

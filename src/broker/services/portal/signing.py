@@ -26,6 +26,7 @@ _WHY: Final = {
 }
 _WRONG: Final = {
     "vouched": "The identity provider did not vouch for anybody who may sign in here.",
+    "denied": "Nobody was signed in at the identity provider. Try it again, or sign in with your password.",
     "provider": "The identity provider cannot be used now. Try again later, or sign in with your password.",
     "begin": "That sign-in was begun elsewhere, or too long ago. Begin again.",
     "busy": "Too many people sign in at once. Try again in a moment.",

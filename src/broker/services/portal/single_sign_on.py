@@ -24,6 +24,8 @@ from broker.web.oidc_provider import IdentityRefused, Provider, ProviderUnavaila
 LOGIN: Final = "/login/oidc"
 CALLBACK: Final = "/login/oidc/callback"
 _PURPOSE: Final = b"broker portal oidc flow 1"
+_DENIED: Final = "access_denied"
+"""What a provider says of somebody who did not sign in there, or may not (RFC 6749, 4.1.2.1)."""
 
 
 def provider(settings: Settings) -> Provider | None:
@@ -52,28 +54,33 @@ class SingleSignOn:
     async def begin(self, request: Request) -> Response:
         """Send the browser to the provider."""
         flow = self._set_up()
+        target = faults.local(request.query_params.get("next", "/"))
         try:
             with self._places.taken(peer.address(request.scope)):
-                return await flow.begin(faults.local(request.query_params.get("next", "/")))
+                return await flow.begin(target)
         except ProviderUnavailable:
-            return _back("provider")
+            return _back("provider", target)
         except Throttled:
-            return _back("busy")
+            return _back("busy", target)
 
     async def end(self, request: Request) -> Response:
-        """Let in whom the provider vouches for; everybody else is told on the login page why not."""
+        """Let in whom the provider vouches for; everybody else is told on the login page why not.
+
+        From there, too, they go on to where they were going.
+        """
         flow = self._set_up()
+        target = faults.local(flow.target(request))
         try:
             with self._places.taken(peer.address(request.scope)):
                 session, target = await flow.end(request, self._sign_in)
         except ValidationError:
-            return _back("begin")
+            return _back("begin", target)
         except (IdentityRefused, SignInRefused):
-            return _back("vouched")
+            return _back("denied" if request.query_params.get("error") == _DENIED else "vouched", target)
         except ProviderUnavailable:
-            return _back("provider")
+            return _back("provider", target)
         except Throttled:
-            return _back("busy")
+            return _back("busy", target)
         self._gate.let_in(request, session)
         response = pages.see(faults.local(target))
         flow.forget(response)
@@ -95,5 +102,5 @@ def _flow(found: Provider, keyring: Keyring, *, secure: bool) -> CodeFlow:
     )
 
 
-def _back(why: str) -> Response:
-    return pages.see(f"{faults.LOGIN}?why={why}")
+def _back(why: str, target: str) -> Response:
+    return pages.see(pages.query(faults.LOGIN, {"why": why, "next": None if target == "/" else target}))
