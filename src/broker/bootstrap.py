@@ -60,11 +60,11 @@ class Parts(msgspec.Struct, frozen=True):
             max_age=settings.trust_max_age,
         )
 
-    def key_holder(self, trust: Trust) -> KeyHolder:
-        """What says that this process is there, which master keys it has loaded, how far `trust` follows."""
+    def key_holder(self) -> KeyHolder:
+        """What says that this process is there, and which master keys it has loaded."""
         control = self.keys.control
         incarnation = self.identity.incarnations[control.stream]
-        return KeyHolder(self.redis, control, incarnation, self.keyring, role=self.role, trust=trust)
+        return KeyHolder(self.redis, control, incarnation, self.keyring, role=self.role)
 
     def appender(self, *, waitaof: bool = False) -> Appender:
         """Group commit with the settings' idempotency and durability."""
@@ -73,7 +73,7 @@ class Parts(msgspec.Struct, frozen=True):
             self.redis,
             self.keys,
             self.identity,
-            idempotency_ms=settings.idempotency_ms,
+            idempotency_ms=settings.idempotency_hours * 3_600_000,
             durability=Durability(settings.wait_replicas, round(settings.wait_timeout * 1000), waitaof),
             retry_for=settings.redis_timeout,
         )
@@ -208,10 +208,8 @@ async def followed(parts: Parts, trust: Trust, stop: asyncio.Event) -> AsyncIter
 
     async def follow() -> None:
         if await durable(parts, stop):
-            holder = parts.key_holder(trust)
-            await holder.announce()
             await asyncio.gather(
-                trust.run(stop), fullness.run(stop), _exported(fullness, stop), holder.run(stop)
+                trust.run(stop), fullness.run(stop), _exported(fullness, stop), parts.key_holder().run(stop)
             )
 
     async with lifecycle.running(follow(), on_failure=stop.set):
