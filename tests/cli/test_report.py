@@ -16,7 +16,7 @@ from broker.cli.readiness import document, evidence, gate, report
 from broker.cli.readiness.cases import CASES, FULL_LENGTH, REGRESSION, SAME_RUN, TARGETS
 from broker.cli.readiness.evidence import Checks, Evidence, Outcome
 from support import casebook
-from support.load import results
+from support.load import clicking, results
 
 SOURCE = "0123456789abcdef"
 ROOT = Path(__file__).resolve().parents[2]
@@ -162,6 +162,26 @@ def test_load_cases_say_what_they_had_to_reach_and_what_they_reached() -> None:
     assert "3,600 messages in an hour" in line
     assert "4 messages; success 100.00%; average 5 ms, p99 20 ms" in line
     assert "TC-L-004: 99.5 messages/s were taken, as offered: that would be 8,596,800 a day" in text
+
+
+def test_people_at_the_portal_are_shown_page_by_page() -> None:
+    """How many at once, how quickly each page came; a slow or failing one is a reason not to deploy."""
+    seen = clicking.Clicked(12, 60)
+    seen.clicks = [clicking.Click("dashboard", 0.010 * number, 200, True) for number in (1, 2, 3)]
+    seen.clicks.append(clicking.Click("profile", 0.5, 503, False))
+    told = {"case": "TC-L-010", "full": True, "form": "12 readers for 60 s", **seen.figures()}
+    found = passing(load=passing().load | {"TC-L-010": told})
+    text = document.markdown(report.blocks(found))
+    [line] = [line for line in text.splitlines() if line.startswith("| TC-L-010 | Concurrent")]
+    assert (
+        "| full length: 12 readers for 60 s | 12 people at once, 4 pages; success 75.00%; average 140 ms"
+        in line
+    )
+    assert "| dashboard | 3 | 100.00% | 20.0 | 20.0 | 30.0 | 30.0 | 30.0 |" in text
+    assert "| profile | 1 | 0.00% | 500.0 | 500.0 | 500.0 | 500.0 | 500.0 |" in text
+    assert gate.reasons(found) == ["TC-L-010: success rate 75.0%, at least 95% is asked."]
+    slow = passing(load=passing().load | {"TC-L-010": told | {"success_rate": 1.0, "p95_ms": 3001.0}})
+    assert gate.reasons(slow) == ["TC-L-010: p95 3001 ms, at most 3000 ms is asked."]
 
 
 def test_a_load_case_that_failed_or_has_no_figures_says_so() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 
 import httpx
@@ -236,31 +235,6 @@ def test_how_a_rebuild_is_said(state, last, said, live):
     assert said in text
     assert "<script>" not in text
     assert ('class="over"' in text) == (live and state not in {"running", "switching"})
-
-
-@pytest.mark.case("TC-L-010")
-async def test_a_dozen_people_at_once(system):
-    """Each signs in from an address of their own and reads pages, all at the same time; each sees their own."""
-
-    async def use(number: int) -> None:
-        transport = httpx.AsyncHTTPTransport(local_address=f"127.0.1.{number + 1}")
-        base = f"http://127.0.0.1:{system.ports()['portal_port']}"
-        email = ("reader@example.com", "boss@example.com", "other@example.com")[number % 3]
-        async with httpx.AsyncClient(transport=transport, base_url=base, timeout=60) as client:
-            csrf = word((await client.get("/login")).text)
-            given = {"email": email, "password": PASSWORD, "csrf": csrf, "next": "/"}
-            assert (await client.post("/login", data=given)).status_code == 303
-            for path in (
-                "/",
-                "/messages",
-                "/profile",
-                "/messages?status=delivered",
-                "/messages?status=failed",
-            ):
-                answer = await client.get(path)
-                assert (answer.status_code, email in answer.text) == (200, True), path
-
-    await asyncio.gather(*(use(number) for number in range(12)))
 
 
 def test_health(anonymous):

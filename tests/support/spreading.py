@@ -10,7 +10,7 @@ TOGETHER = {
     "cli": ("admin", "checks", "demo", "history", "keys", "projection", "send", "streams"),
     "ops": ("containers", "examples", "preflight", "prepare", "reference", "smoke"),
     "system": ("components", "first_run", "flow", "readme"),
-    "load": ("throughput", "queue"),
+    "load": ("throughput", "queue", "portal"),
 }
 # What takes minutes, by the beginnings of paths; the longest first.
 LONG = (

@@ -11,7 +11,7 @@ import json
 import math
 import secrets
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from support.system import System
@@ -59,12 +59,10 @@ class Offered:
 
     def quantile(self, share: float) -> float:
         """The nearest-rank quantile, in seconds."""
-        ordered = sorted(request.seconds for request in self.requests)
-        return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+        return quantile([request.seconds for request in self.requests], share)
 
     def figures(self) -> dict[str, object]:
         """For the report; milliseconds."""
-        shares = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "max": 1.0}
         return {
             "rate": self.rate,
             "seconds": self.seconds,
@@ -73,13 +71,27 @@ class Offered:
             "success_rate": self.success_rate,
             "elapsed_s": round(self.elapsed, 1),
             "per_second": round(len(self.accepted) / self.elapsed, 1),
-            "average_ms": round(self.average * 1000, 1),
-            **{f"{name}_ms": round(self.quantile(share) * 1000, 1) for name, share in shares.items()},
+            **latencies([request.seconds for request in self.requests]),
             "statuses": {
                 str(status): sum(one.status == status for one in self.requests)
                 for status in sorted({one.status for one in self.requests})
             },
         }
+
+
+def quantile(seconds: Sequence[float], share: float) -> float:
+    """The nearest-rank quantile, in seconds."""
+    ordered = sorted(seconds)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def latencies(seconds: Sequence[float]) -> dict[str, float]:
+    """What the report shows of these times; milliseconds."""
+    shares = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "max": 1.0}
+    return {
+        "average_ms": round(sum(seconds) / len(seconds) * 1000, 1),
+        **{f"{name}_ms": round(quantile(seconds, share) * 1000, 1) for name, share in shares.items()},
+    }
 
 
 async def offer(

@@ -30,6 +30,8 @@ COLUMNS = {
     "memory_mib_peak": "Memory MiB",
 }
 
+TIMES = ("average_ms", "p50_ms", "p95_ms", "p99_ms", "max_ms")
+
 Figures = dict[str, Any]
 
 
@@ -55,8 +57,10 @@ def _form(figures: Figures) -> str:
 
 
 def achieved(figures: Figures) -> str:
-    """In one line: messages and success, response times, the queue, the database, losses."""
+    """In one line: people or messages and success, response times, the queue, the database, losses."""
     said = []
+    if "people" in figures:
+        said.append(f"{figures['people']} people at once, {figures['requests']:,} pages")
     messages = figures.get("messages", figures.get("accounted"))
     if messages is not None:
         said.append(f"{messages:,} messages")
@@ -93,10 +97,26 @@ def figures(evidence: Evidence) -> list[Block]:
         Heading(3, "Performance"),
         Text("Times in milliseconds, counted from when a request was due, so that stalls are not hidden."),
         Table(["Case", "Success", *COLUMNS.values()], rows),
+        *_pages(evidence),
         *_day(evidence),
         Heading(3, "Graphs"),
         *_graphs(evidence),
     ]
+
+
+def _pages(evidence: Evidence) -> list[Block]:
+    """The portal's pages, each by itself."""
+    found: list[Block] = []
+    for case, one in evidence.load.items():
+        if "pages" not in one:
+            continue
+        rows = [
+            [name, f"{page['requests']:,}", f"{page['success_rate']:.2%}", *(page[key] for key in TIMES)]
+            for name, page in one["pages"].items()
+        ]
+        columns = ["Page", "Requests", "Success", *(COLUMNS[key] for key in TIMES)]
+        found += [Heading(3, f"{case}: pages as {one['people']} people got them"), Table(columns, rows)]
+    return found
 
 
 def _shown(value: object) -> object:
