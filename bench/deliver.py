@@ -32,7 +32,9 @@ from broker.events.log_identity import LogIdentity
 from broker.events.sealing import ClientKeys, Sealer
 from broker.events.types import MessageSubmitted
 from broker.services.delivery.channels.simulated import Simulated
-from broker.services.delivery.worker import Limits, Worker
+from broker.services.delivery.role import limits
+from broker.services.delivery.worker import Worker
+from broker.settings import Settings
 from broker.telemetry import configure
 
 GROUP = 500
@@ -95,7 +97,7 @@ async def measure(options: argparse.Namespace, directory: Path) -> dict:
             clients=Registry(),
             opener=sealer,
             channels={"simulated": Simulated()},
-            limits=Limits(concurrency=options.concurrency, default_channel="simulated"),
+            limits=limits(Settings(worker_concurrency=options.concurrency, default_channel="simulated")),
         )
         return await run(worker, redis, keys, options)
     finally:

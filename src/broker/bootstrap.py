@@ -73,7 +73,7 @@ class Parts(msgspec.Struct, frozen=True):
             self.redis,
             self.keys,
             self.identity,
-            idempotency_ms=settings.idempotency_hours * 3_600_000,
+            idempotency_ms=settings.idempotency_ms,
             durability=Durability(settings.wait_replicas, round(settings.wait_timeout * 1000), waitaof),
             retry_for=settings.redis_timeout,
         )

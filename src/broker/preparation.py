@@ -26,6 +26,7 @@ from broker.events.control import Registry, certificate_field, client_field
 from broker.events.keyring import Keyring, KeyringError
 from broker.events.keys import LogKeys
 from broker.events.log_identity import LogIdentity
+from broker.events.reopening import Reopening
 from broker.events.user_commands import ADMINS, UserCommands
 from broker.services.ca import authority, files
 from broker.services.ca.authority import Authority, BrokenAuthority
@@ -68,6 +69,12 @@ class Tools(msgspec.Struct, frozen=True):
     @property
     def users(self) -> UserCommands:
         return UserCommands(self.registry)
+
+    @property
+    def reopening(self) -> Reopening:
+        """What is done by hand to messages."""
+        kept = self.settings.outcomes_kept_ms
+        return Reopening(self.redis, self.keys, self.identity, outcomes_kept_ms=kept)
 
 
 @asynccontextmanager

@@ -178,6 +178,16 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return (self.server_url or f"https://127.0.0.1:{self.server_port}").rstrip("/")
 
     @property
+    def outcomes_kept_ms(self) -> int:
+        """How long outcomes stay in Redis; whoever writes one there is given this."""
+        return round(self.outcomes_kept * 1000)
+
+    @property
+    def idempotency_ms(self) -> int:
+        """How long idempotency keys are remembered."""
+        return self.idempotency_hours * 3_600_000
+
+    @property
     def portal_plain(self) -> bool:
         """Whether the portal speaks plain HTTP: nobody but this machine hears it."""
         if self.portal_host == "localhost":

@@ -30,7 +30,7 @@ from broker.events.open_messages import OpenMessage, look_up
 from broker.events.positions import Position, at, start
 from broker.events.reopening import Asked, Reopening
 from broker.services.delivery.settlements import settlement
-from support import archives, histories
+from support import archives, histories, log
 from support import log as logs
 from support.examples import examples
 
@@ -64,8 +64,12 @@ class ArchiveModel(RuleBasedStateMachine):
         self.keys, self.identity = await logs.create(self.redis, f"m-{secrets.token_hex(8)}", 1)
         self.partition = self.keys.partitions[0]
         self.appender = Appender(self.redis, self.keys, self.identity)
-        self.reopening = Reopening(self.redis, self.keys, self.identity)
-        self.worker = DeliveryLog(self.redis, self.partition, self.identity, "w")
+        self.reopening = Reopening(
+            self.redis, self.keys, self.identity, outcomes_kept_ms=log.OUTCOMES_KEPT_MS
+        )
+        self.worker = DeliveryLog(
+            self.redis, self.partition, self.identity, "w", outcomes_kept_ms=log.OUTCOMES_KEPT_MS
+        )
         await self.worker.ensure_group()
         await self.worker.renew([], 60_000)
         self.feed = Feed(self.redis, self.partition, "inc-0", "projector", 60.0)
@@ -138,7 +142,13 @@ class ArchiveModel(RuleBasedStateMachine):
         """The worker dies and another takes over what it had."""
         self.held = []
         self.do(self.redis.hset(self.partition.workers, self.worker.consumer, 1))
-        other = DeliveryLog(self.redis, self.partition, self.identity, f"w{secrets.token_hex(3)}")
+        other = DeliveryLog(
+            self.redis,
+            self.partition,
+            self.identity,
+            f"w{secrets.token_hex(3)}",
+            outcomes_kept_ms=log.OUTCOMES_KEPT_MS,
+        )
         self.do(other.renew([], 60_000))
         self.worker = other
         self.held += self.do(other.admit(self.do(other.take_over(0, 50, suspect=True))))

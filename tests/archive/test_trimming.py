@@ -35,8 +35,8 @@ class Bench:
         self.redis, self.keys, self.directory = redis, keys, directory
         self.stream = keys.partitions[0]
         self.appender = Appender(redis, keys, identity)
-        self.worker = DeliveryLog(redis, self.stream, identity, "w")
-        self.reopening = Reopening(redis, keys, identity)
+        self.worker = DeliveryLog(redis, self.stream, identity, "w", outcomes_kept_ms=log.OUTCOMES_KEPT_MS)
+        self.reopening = Reopening(redis, keys, identity, outcomes_kept_ms=log.OUTCOMES_KEPT_MS)
         self.archiver = archives.archiver(redis, self.stream, directory)
         self.needs: dict[str, Position] = {}
         self.keep = 0

@@ -17,6 +17,7 @@ from broker.events.erasure import Erasure, forget
 from broker.events.exported_session import Exports
 from broker.events.exported_walk import Filter
 from broker.events.positions import Position
+from broker.events.reopening import Reopening
 from broker.events.sealing import ClientKeys, Sealer
 from support import histories, log
 from support.audits import lines, shown, verify
@@ -24,9 +25,13 @@ from support.reading import BODY, NUMBER, Reading
 from support.waiting import wait_until
 
 
+def reopening(world) -> Reopening:
+    return Reopening(world.redis, world.keys, world.identity, outcomes_kept_ms=log.OUTCOMES_KEPT_MS)
+
+
 @pytest.fixture
 def erasure(world) -> Erasure:
-    return Erasure(world.clients, world.registry, world.redis, world.keys, world.identity)
+    return Erasure(world.clients, world.registry, world.redis, world.keys, reopening(world))
 
 
 async def test_nothing_can_be_read_and_everything_proved(world, erasure: Erasure) -> None:
@@ -125,7 +130,7 @@ class Away:
 async def test_copies_go_at_once(world) -> None:
     """⚠ Redis lost before an archiver had read of it: no copy brings the keys back. Unreachable ones are told of."""
     copies = key_copies.opened(world.settings, world.identity.log_id)
-    parts = world.clients, world.registry, world.redis, world.keys, world.identity
+    parts = world.clients, world.registry, world.redis, world.keys, reopening(world)
     for client in ("acme", "other"):
         await world.clients.register_client(client, actor="system")
     assert not (await Erasure(*parts, copies=copies).erase("acme", "x", actor="system")).copied
@@ -157,7 +162,8 @@ async def test_redis_file_forgets(own_valkey, tmp_path, log_name: str) -> None:
         )
 
     assert held()
-    done = await Erasure(commands, registry, redis, keys, identity).erase("demo", "x", actor="system")
+    by_hand = Reopening(redis, keys, identity, outcomes_kept_ms=log.OUTCOMES_KEPT_MS)
+    done = await Erasure(commands, registry, redis, keys, by_hand).erase("demo", "x", actor="system")
     assert done.forgotten
     assert not held()
     assert await asyncio.gather(forget(redis, 10.0), forget(redis, 10.0)) != [False, False]

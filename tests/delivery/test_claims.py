@@ -10,6 +10,7 @@ from broker.events import codec
 from broker.events.delivery_log import DeliveryLog
 from broker.events.reopening import Asked
 from broker.services.delivery.settlements import settlement
+from support.log import OUTCOMES_KEPT_MS
 from support.waiting import wait_until
 
 ALIVE_MS = 60_000
@@ -20,7 +21,9 @@ async def logs_of(rig):
     """Makes consumers of the first partition that have a heartbeat."""
 
     async def make(name: str) -> DeliveryLog:
-        log = DeliveryLog(rig.redis, rig.keys.partitions[0], rig.identity, name)
+        log = DeliveryLog(
+            rig.redis, rig.keys.partitions[0], rig.identity, name, outcomes_kept_ms=OUTCOMES_KEPT_MS
+        )
         await log.ensure_group()
         await log.renew([], ALIVE_MS)
         return log

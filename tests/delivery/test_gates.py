@@ -9,6 +9,7 @@ from broker.domain.message import Accepted, OwnSideAway
 from broker.events.delivery_log import DeliveryLog
 from broker.events.open_messages import OpenMessage
 from broker.services.delivery import gates, loops
+from support.log import OUTCOMES_KEPT_MS
 from support.rig import QUICK, Recorder
 from support.waiting import wait_until
 
@@ -106,7 +107,9 @@ async def _all_but_one(rig, messages) -> bool:
 
 async def _dead_with(rig, messages) -> None:
     """A worker that died with all of these in hand."""
-    dead = DeliveryLog(rig.redis, rig.keys.partitions[0], rig.identity, "dead")
+    dead = DeliveryLog(
+        rig.redis, rig.keys.partitions[0], rig.identity, "dead", outcomes_kept_ms=OUTCOMES_KEPT_MS
+    )
     await dead.ensure_group()
     assert len(await dead.read(1000, rig.redis, block_ms=1)) == len(messages)
 

@@ -11,6 +11,7 @@ from broker.domain.message import Accepted, OwnSideAway
 from broker.events.delivery_log import DeliveryLog
 from broker.events.open_messages import FinishedMessage
 from broker.services.delivery import metrics
+from support.log import OUTCOMES_KEPT_MS
 from support.rig import QUICK, Recorder
 from support.waiting import wait_until
 
@@ -123,7 +124,9 @@ async def test_a_group_changed_by_hand_leaves_no_message_out_of_reach(rig, how):
     events = rig.keys.partitions[0].events
     before = metrics.unreachable()._value.get()
     messages = await rig.submit(5, partition=0)
-    absent = DeliveryLog(rig.redis, rig.keys.partitions[0], rig.identity, "absent")
+    absent = DeliveryLog(
+        rig.redis, rig.keys.partitions[0], rig.identity, "absent", outcomes_kept_ms=OUTCOMES_KEPT_MS
+    )
     await absent.ensure_group()
     if how == "position":
         await rig.redis.xgroup_setid(events, "delivery", "$")
@@ -140,7 +143,9 @@ async def test_a_group_changed_by_hand_leaves_no_message_out_of_reach(rig, how):
 async def test_an_open_message_without_its_entry_is_told(rig):
     """An entry that somebody deleted cannot be delivered: the metric says how many there are."""
     [message] = await rig.submit(1, partition=0)
-    absent = DeliveryLog(rig.redis, rig.keys.partitions[0], rig.identity, "absent")
+    absent = DeliveryLog(
+        rig.redis, rig.keys.partitions[0], rig.identity, "absent", outcomes_kept_ms=OUTCOMES_KEPT_MS
+    )
     await absent.ensure_group()
     [claim] = await absent.read(1, rig.redis, block_ms=1)
     await rig.redis.xdel(rig.keys.partitions[0].events, claim.entry)

@@ -64,8 +64,15 @@ class DeliveryModel(RuleBasedStateMachine):
         self.keys, self.identity = await logs.create(self.redis, name, 1)
         self.partition = self.keys.partitions[0]
         self.appender = Appender(self.redis, self.keys, self.identity)
-        self.reopening = Reopening(self.redis, self.keys, self.identity)
-        self.logs = {name: DeliveryLog(self.redis, self.partition, self.identity, name) for name in CONSUMERS}
+        self.reopening = Reopening(
+            self.redis, self.keys, self.identity, outcomes_kept_ms=logs.OUTCOMES_KEPT_MS
+        )
+        self.logs = {
+            name: DeliveryLog(
+                self.redis, self.partition, self.identity, name, outcomes_kept_ms=logs.OUTCOMES_KEPT_MS
+            )
+            for name in CONSUMERS
+        }
         await self.logs["a"].ensure_group()
         for log in self.logs.values():
             await log.renew([], 60_000)

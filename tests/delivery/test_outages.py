@@ -16,6 +16,7 @@ from broker.events.delivery_log import DeliveryLog
 from broker.events.open_messages import FinishedMessage
 from broker.services.delivery import metrics
 from broker.services.delivery.patience import CEILING
+from support.log import OUTCOMES_KEPT_MS
 from support.proxy import proxy_to_unix
 from support.rig import QUICK, Recorder, Rig
 from support.waiting import wait_until
@@ -248,7 +249,9 @@ async def test_a_direct_outcome_while_in_hand_is_the_only_one(rig):
             envelope=envelope.encode(clock.now_ms(), "internal:x"), event=types.Failed("demo", 1, 0, "told so"),
             at_ms=1,
         )  # fmt: skip
-        log = DeliveryLog(rig.redis, rig.keys.partitions[0], rig.identity, "direct")
+        log = DeliveryLog(
+            rig.redis, rig.keys.partitions[0], rig.identity, "direct", outcomes_kept_ms=OUTCOMES_KEPT_MS
+        )
         assert await log.settle([direct]) != [None]
         channel.gate.set()
         await wait_until(lambda: metrics.lost_claims()._value.get() == before + 1)

@@ -28,8 +28,21 @@ def test_the_defaults_are_the_documented_ones():
     found = limits(Settings())
     assert found.retry == RetryPolicy("fixed", 30.0, 2.0, 3600.0, 0.0, 5)
     assert (found.concurrency, found.crash_limit, found.default_channel) == (256, 3, "inbox")
-    assert found.outcomes_kept == 2 * 24 * 3600
-    assert limits(Settings(outcomes_kept=60.0)).outcomes_kept == 60
+    assert found.outcomes_kept_ms == 2 * 24 * 3_600_000
+    assert limits(Settings(outcomes_kept=60.0)).outcomes_kept_ms == 60_000
+
+
+def test_the_whole_retry_policy_is_set():
+    """Nothing of it stays at a default that the settings have changed, whoever asks."""
+    settings = Settings(
+        retry_schedule="exponential",
+        retry_interval=1.5,
+        retry_factor=3.0,
+        retry_max_interval=60.0,
+        retry_jitter=0.25,
+        max_attempts=7,
+    )
+    assert limits(settings).retry == RetryPolicy("exponential", 1.5, 3.0, 60.0, 0.25, 7)
 
 
 def test_the_channels_that_clients_can_be_routed_to(pki):

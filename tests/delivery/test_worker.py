@@ -10,7 +10,7 @@ import pytest
 from broker.domain.message import Accepted, Failed, Refused
 from broker.domain.retry import RetryPolicy
 from broker.events import types
-from broker.services.delivery.worker import Limits
+from broker.services.delivery.role import limits
 from broker.settings import Settings
 from support.rig import QUICK, Recorder
 from support.waiting import wait_until
@@ -59,7 +59,7 @@ async def test_attempts_run_out_at_the_maximum(rig):
         [message] = await rig.submit()
         [done] = await rig.all_finished([message])
     assert (done.outcome, done.attempts) == ("failed", 5)
-    assert len(channel.seen) == 5 == Limits().retry.max_attempts == Settings().max_attempts
+    assert len(channel.seen) == 5 == limits(Settings()).retry.max_attempts
     events = await rig.events(message)
     attempts = [one.event for one in events if isinstance(one.event, types.DeliveryAttempted)]
     assert [one.attempt for one in attempts] == [1, 2, 3, 4, 5]
@@ -82,9 +82,9 @@ async def test_retries_are_thirty_seconds_apart_by_default(rig):
     """With the default settings a failed attempt schedules the next one 30 s later, by Redis' own clock."""
     settings = Settings()
     assert (settings.retry_schedule, settings.retry_interval, settings.retry_jitter) == ("fixed", 30.0, 0.0)
-    assert Limits().retry == RetryPolicy()
     async with rig.working(
-        limits=msgspec.structs.replace(QUICK, retry=RetryPolicy()), channels=[Recorder(Failed("away"))]
+        limits=msgspec.structs.replace(QUICK, retry=limits(settings).retry),
+        channels=[Recorder(Failed("away"))],
     ):
         [message] = await rig.submit(partition=0)
         waiting = await wait_until(lambda: _due(rig, message))

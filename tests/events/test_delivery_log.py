@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from broker import clock
@@ -27,10 +28,10 @@ class Bench:
         self.redis, self.keys, self.identity = redis, keys, identity
         self.partition = keys.partitions[0]
         self.appender = Appender(redis, keys, identity)
-        self.reopening = Reopening(redis, keys, identity)
+        self.reopening = Reopening(redis, keys, identity, outcomes_kept_ms=logs.OUTCOMES_KEPT_MS)
 
-    async def worker(self, name: str, **options) -> DeliveryLog:
-        log = DeliveryLog(self.redis, self.partition, self.identity, name, **options)
+    async def worker(self, name: str, *, outcomes_kept_ms: int = logs.OUTCOMES_KEPT_MS) -> DeliveryLog:
+        log = DeliveryLog(self.redis, self.partition, self.identity, name, outcomes_kept_ms=outcomes_kept_ms)
         await log.ensure_group()
         await log.renew([], ALIVE_MS)
         return log
@@ -39,6 +40,23 @@ class Bench:
         drafts = [logs.draft() for _ in range(count)]
         await self.appender.append(drafts)
         return [one.message_id for one in drafts]
+
+    async def submit_beside(self, other: bytes, nth: int = 1) -> bytes:
+        """Another message of the same minute, whose outcome will lie in the same place."""
+        message_id = other[:12] + bytes([other[12] ^ nth]) + other[13:]
+        await self.appender.append([msgspec.structs.replace(logs.draft(), message_id=message_id)])
+        return message_id
+
+    async def park_beside(self, other: bytes, log: DeliveryLog) -> bytes:
+        """As `submit_beside`; the message is parked."""
+        message_id = await self.submit_beside(other)
+        [task] = await self.tasks(log)
+        await log.settle([settlement(task, "park")])
+        return message_id
+
+    async def left(self, message_id: bytes) -> int:
+        """For how long (ms) the place of the message's outcome is kept from now."""
+        return await self.redis.pttl(self.partition.done(ids.created_ms(message_id)))
 
     async def tasks(self, log: DeliveryLog, count: int = 100):
         return await log.admit(await log.read(count, self.redis, block_ms=1))
@@ -88,7 +106,7 @@ async def bench(redis, log_name) -> Bench:
 
 async def test_an_outcome_is_kept_for_as_long_as_is_set(bench):
     """And then Redis has forgotten it by itself: nothing grows with the number of messages."""
-    one = await bench.worker("a", outcome_ttl_ms=90_000)
+    one = await bench.worker("a", outcomes_kept_ms=90_000)
     [message] = await bench.submit()
     [task] = await bench.tasks(one)
     await one.settle([settlement(task, "done")])
@@ -98,6 +116,48 @@ async def test_an_outcome_is_kept_for_as_long_as_is_set(bench):
     assert 0 < left <= 90_000
     await bench.redis.pexpire(bench.partition.done(ids.created_ms(message)), 0)
     assert await bench.state(message) is None
+
+
+async def test_a_discard_keeps_outcomes_for_as_long_as_is_set(bench):
+    """⚠ And does not cut the life of others' outcomes, which lie in one place with those of the same minute."""
+    kept = 10 * 86_400_000
+    one = await bench.worker("a", outcomes_kept_ms=kept)
+    [delivered] = await bench.submit()
+    [task] = await bench.tasks(one)
+    await one.settle([settlement(task, "done")])
+    parked = await bench.park_beside(delivered, one)
+    by_hand = Reopening(bench.redis, bench.keys, bench.identity, outcomes_kept_ms=kept)
+    await by_hand.discard(parked, 1, "asked to", ADMIN)
+    assert [(await bench.state(each)).outcome for each in (delivered, parked)] == ["delivered", "discarded"]
+    assert kept - 600_000 < await bench.left(delivered) <= kept
+
+
+@pytest.mark.parametrize("end", ["settle", "discard"])
+async def test_a_process_with_a_shorter_setting_cuts_no_life(bench, end):
+    """⚠ What one process promised holds while others are started with another setting, and the other way round."""
+    kept, shorter = 86_400_000, 60_000
+    one, other = (
+        await bench.worker("a", outcomes_kept_ms=kept),
+        await bench.worker("b", outcomes_kept_ms=shorter),
+    )
+    [delivered] = await bench.submit()
+    [task] = await bench.tasks(one)
+    await one.settle([settlement(task, "done")])
+    if end == "discard":
+        beside = await bench.park_beside(delivered, other)
+        by_hand = Reopening(bench.redis, bench.keys, bench.identity, outcomes_kept_ms=shorter)
+        await by_hand.discard(beside, 1, "asked to", ADMIN)
+    else:
+        beside = await bench.submit_beside(delivered)
+        [task] = await bench.tasks(other)
+        await other.settle([settlement(task, "done")])
+    assert isinstance(await bench.state(beside), FinishedMessage)
+    assert kept - 600_000 < await bench.left(delivered) <= kept
+    await bench.redis.pexpire(bench.partition.done(ids.created_ms(delivered)), 1000)
+    await bench.submit_beside(delivered, 2)
+    [task] = await bench.tasks(one)
+    await one.settle([settlement(task, "done")])
+    assert await bench.left(delivered) > kept - 600_000
 
 
 async def test_a_claim_settled_once_ends_the_cycle(bench):

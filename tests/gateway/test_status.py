@@ -18,6 +18,7 @@ from broker.projections.queries import Queries
 from broker.projections.store import Store
 from support import databases, readmodels
 from support.calling import Caller
+from support.log import OUTCOMES_KEPT_MS
 from support.waiting import wait_until
 
 UNKNOWN = ids.text(ids.new(0))
@@ -33,7 +34,9 @@ class Worker:
     def __init__(self, world, message: str) -> None:
         self.raw = ids.parse(message)
         partition = world.keys.partitions[ids.partition(self.raw)]
-        self.log = DeliveryLog(world.redis, partition, world.identity, "w1")
+        self.log = DeliveryLog(
+            world.redis, partition, world.identity, "w1", outcomes_kept_ms=OUTCOMES_KEPT_MS
+        )
         self.redis = world.redis
 
     async def attempt(self, kind: str, *, code: int = 200, delay_ms: int = 60_000) -> None:

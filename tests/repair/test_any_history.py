@@ -15,6 +15,7 @@ from broker.events.delivery_log import DeliveryLog
 from broker.events.key_commands import KeyCommands
 from broker.events.reopening import Asked
 from broker.events.user_commands import UserCommands
+from support.log import OUTCOMES_KEPT_MS
 from support.repairs import World, certificate
 
 STEPS = 80
@@ -35,7 +36,9 @@ class Life:
         """The log begins another life."""
         world = self.world
         self.logs = [
-            DeliveryLog(world.redis, keys, world.identity, f"w-{ids.new(0).hex()}")
+            DeliveryLog(
+                world.redis, keys, world.identity, f"w-{ids.new(0).hex()}", outcomes_kept_ms=OUTCOMES_KEPT_MS
+            )
             for keys in world.keys.partitions
         ]
         self.keys = KeyCommands(world.registry, world.keyring)

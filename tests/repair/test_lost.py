@@ -8,6 +8,7 @@ import shutil
 import msgspec
 import pytest
 
+from broker import clock
 from broker.domain import ids
 from broker.domain.message import Accepted, Refused
 from broker.domain.retry import RetryPolicy
@@ -21,7 +22,7 @@ from broker.events.repair.plan import RepairRefused
 from broker.projections import catalog
 from broker.projections.rebuild.sources import ArchiveSource
 from broker.projections.status import State
-from support import databases, readmodels
+from support import databases, histories, readmodels
 from support.repairs import certificate
 from support.rig import QUICK, Recorder
 from support.waiting import wait_until
@@ -421,3 +422,36 @@ async def test_history_that_is_nowhere_is_not_made_up(world):
         await world.repair().run()
     assert await world.derived() == before
     await world.submit(1, partition=0)
+
+
+async def test_outcomes_come_back_for_as_long_as_they_are_kept(world):
+    """⚠ By their own age: one of five days ago is known for five more where ten are set, not at all where two are."""
+    keys, day = world.keys.partitions[0], 86_400_000
+    now = clock.now_ms()
+    fact = histories.submitted()
+    for ms, each in ((now - 6 * day, fact), (now - 5 * day, histories.delivered(fact))):
+        await world.redis.xadd(keys.events, each.fields(), id=f"{ms}-0")
+    place = keys.done(ids.created_ms(fact.subject))
+    await world.archive()
+    for kept, left in ((10 * day, 5 * day), (2 * day, 0)):
+        world.settings = msgspec.structs.replace(world.settings, outcomes_kept=kept / 1000)
+        await world.empty()
+        report = await world.repaired()
+        state = await world.state(fact.subject)
+        assert (report.streams[0].outcomes, state is not None) == ((1, True) if left else (0, False))
+        assert left - 600_000 < await world.redis.pttl(place) <= left
+
+
+async def test_a_repair_cuts_no_life_of_outcomes(world):
+    """What a role with a longer setting promised outlives a repair with a shorter one; nothing stays for ever."""
+    kept = 10 * 86_400_000
+    async with world.working(limits=msgspec.structs.replace(QUICK, outcomes_kept_ms=kept)):
+        [message] = await world.submit(1, partition=0)
+        await world.all_finished([message])
+    place = world.keys.partitions[0].done(ids.created_ms(message))
+    for _ in range(2):
+        await world.repaired()
+        assert kept - 600_000 < await world.redis.pttl(place) <= kept
+    await world.redis.persist(place)
+    await world.repaired()
+    assert 0 < await world.redis.pttl(place) <= world.settings.outcomes_kept_ms

@@ -49,7 +49,9 @@ async def names(world, message: str) -> list[str]:
 
 async def claim(world, message: str):
     """A worker's claim on the message."""
-    worker = DeliveryLog(world.redis, partition(world, message), world.identity, "w1")
+    worker = DeliveryLog(
+        world.redis, partition(world, message), world.identity, "w1", outcomes_kept_ms=log.OUTCOMES_KEPT_MS
+    )
     await worker.ensure_group()
     (task,) = await worker.admit(await worker.read(10, world.redis, block_ms=1))
     return worker, task

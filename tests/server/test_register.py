@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from broker import clock
 from broker.domain import ids
-from broker.events import codec, delivery_log, envelope
+from broker.events import codec, envelope
+from broker.events.registration import Window
 from broker.events.sealing import ClientKeys, Sealer
 from support import log
 from support.calling import NUMBER, Caller
@@ -175,12 +177,27 @@ async def test_an_unknown_id_from_another_time_is_refused(world, internal, age_h
     assert await submitted(world) == []
 
 
-def test_an_outcome_is_remembered_longer_than_an_id_may_be_old():
-    """What keeps an id from being registered twice after its message ended."""
-    from broker.events import open_messages, registration
+@pytest.mark.parametrize("kept", [60, 3600, 86_400, 172_800, 31_536_000])
+def test_an_outcome_is_remembered_longer_than_an_id_may_be_old(kept):
+    """⚠ What keeps an id from being registered twice after its message ended, however short outcomes are kept."""
+    window = Window.within(kept * 1000)
+    assert min(window.age_ms, window.ahead_ms) > 0
+    assert window.age_ms + window.ahead_ms <= kept * 1000
+    if kept >= 172_800:
+        assert (window.age_ms, window.ahead_ms) == (24 * 3_600_000, 300_000)
 
-    assert delivery_log.OUTCOME_TTL_MS is open_messages.OUTCOME_TTL_MS
-    assert registration.MAX_AGE_MS + registration.MAX_AHEAD_MS < open_messages.OUTCOME_TTL_MS
+
+async def test_no_message_is_registered_again_once_its_outcome_is_forgotten(world):
+    """⚠ Where outcomes are kept for a minute, an id two minutes old is no new message: it may have been delivered."""
+    settings = msgspec.structs.replace(world.settings, outcomes_kept=60.0)
+    async with world.server(settings=settings) as server:
+        internal = Caller(server.port, world.contexts["internal"])
+        raw = bytearray(ids.new(0))
+        raw[:6] = (clock.now_ms() - 120_000).to_bytes(6, "big")
+        answer = await internal.post(PATH, MESSAGE | {"message_id": ids.text(bytes(raw))})
+        assert answer.status == 400
+        assert "within the last 30 seconds" in str(answer.json["details"])
+        assert (await internal.post(PATH, named(world))).status == 200
 
 
 @pytest.mark.parametrize(

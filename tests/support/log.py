@@ -9,6 +9,9 @@ from broker.events.appender import Draft
 from broker.events.connection import Redis
 from broker.events.keys import LogKeys, StreamKeys
 from broker.events.types import MessageSubmitted
+from broker.settings import Settings
+
+OUTCOMES_KEPT_MS = Settings().outcomes_kept_ms
 
 
 async def create(redis: Redis, log_name: str, partitions: int = 2):

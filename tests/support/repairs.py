@@ -31,6 +31,7 @@ from broker.projections.repairing import StoredTables
 from broker.projections.store import Store
 from broker.settings import Settings
 from support import archives, readmodels
+from support.log import OUTCOMES_KEPT_MS
 from support.rig import Rig
 from support.waiting import wait_until
 
@@ -165,7 +166,7 @@ class World(Rig):
         self.following = asyncio.create_task(self.trust.run(self.stop))
         self.sealer._lookup = self.trust.keys
         self.appender = Appender(self.redis, self.keys, self.identity)
-        self.reopening = Reopening(self.redis, self.keys, self.identity)
+        self.reopening = Reopening(self.redis, self.keys, self.identity, outcomes_kept_ms=OUTCOMES_KEPT_MS)
         self.registry = Registry(self.redis, self.keys.control, self.identity.incarnations["control"])
         self.clients = ClientCommands(self.registry, self.keyring)
         await wait_until(self.trust.fresh)

@@ -37,6 +37,7 @@ QUICK = Limits(
     heartbeat_ttl=0.6,
     grace=10.0,
     default_channel="simulated",
+    outcomes_kept_ms=logs.OUTCOMES_KEPT_MS,
     retry=RetryPolicy(interval=0.05),
 )
 
@@ -82,7 +83,9 @@ class Rig:
         self.following = asyncio.create_task(self.trust.run(self.stop))
         self.sealer = Sealer(self.keyring, self.trust.keys)
         self.appender = Appender(self.redis, self.keys, self.identity)
-        self.reopening = Reopening(self.redis, self.keys, self.identity)
+        self.reopening = Reopening(
+            self.redis, self.keys, self.identity, outcomes_kept_ms=logs.OUTCOMES_KEPT_MS
+        )
         await wait_until(self.trust.fresh)
         return self
 

@@ -159,7 +159,7 @@ async def _erase(settings: Settings, name: str, reason: str) -> dict[str, Any]:
     async with opening.administration(settings) as tools:
         copies = key_copies.opened(settings, tools.identity.log_id)
         erasure = Erasure(
-            tools.clients, tools.registry, tools.redis, tools.keys, tools.identity, copies=copies
+            tools.clients, tools.registry, tools.redis, tools.keys, tools.reopening, copies=copies
         )
         done = await erasure.erase(name, reason, actor=opening.ACTOR, within=60.0)
     names = ("client_id", "discarded", "waiting", "forgotten", "copied")

@@ -233,7 +233,7 @@ async def _reapplied(
     from broker.events.erasure import Erasure
     from broker.events.positions import CONTROL
 
-    erasure = Erasure(tools.clients, tools.registry, tools.redis, tools.keys, tools.identity)
+    erasure = Erasure(tools.clients, tools.registry, tools.redis, tools.keys, tools.reopening)
     for client in await directory.clients(tools.redis, tools.keys.control):
         if client.client_id in {*keys.erased, *marked}:
             # No file of this Redis ever held the keys; what is parked ends.

@@ -18,10 +18,7 @@ from broker.events.claims import Claim, Settlement, Task, packed_bytes, packed_s
 from broker.events.connection import BLOCK_MS, Redis, call
 from broker.events.keys import DELIVERY_GROUP, PartitionKeys
 from broker.events.log_identity import LogIdentity
-from broker.events.open_messages import (
-    OUTCOME_TTL_MS,
-    parse_open,
-)
+from broker.events.open_messages import parse_open
 from broker.events.positions import Position, at
 from broker.events.scripting import Arg, Script
 from broker.telemetry import get_logger
@@ -43,7 +40,7 @@ _HANDLED = frozenset({"MessageSubmitted", "DeliveryDue", "ResendRequested"})
 
 
 class DeliveryLog:
-    """Delivery on one partition for one consumer."""
+    """Delivery on one partition for one consumer; outcomes stay known for `outcomes_kept_ms` at least."""
 
     def __init__(
         self,
@@ -53,13 +50,13 @@ class DeliveryLog:
         consumer: str,
         group: str = DELIVERY_GROUP,
         *,
-        outcome_ttl_ms: int = OUTCOME_TTL_MS,
+        outcomes_kept_ms: int,
     ) -> None:
         self.partition = partition
         self.consumer = consumer
         self._redis = redis
         self._group = group
-        self._outcome_ttl_ms = outcome_ttl_ms
+        self._outcomes_kept_ms = outcomes_kept_ms
         self._incarnation = identity.incarnations[partition.stream]
         self._hand_keys = [partition.meta, partition.events, partition.workers, partition.holds]
 
@@ -124,7 +121,13 @@ class DeliveryLog:
             {self.partition.done(ids.created_ms(s.message_id)) for s in settlements if s.kind == "done"}
         )
         items = [packed_settlement(item, self.partition, done_keys) for item in settlements]
-        args: list[Arg] = [self._incarnation, self._group, self.consumer, self._outcome_ttl_ms, _pack(items)]
+        args: list[Arg] = [
+            self._incarnation,
+            self._group,
+            self.consumer,
+            self._outcomes_kept_ms,
+            _pack(items),
+        ]
         keys = self.partition
         replies: list[bytes | None] = await _settle(
             self._redis,

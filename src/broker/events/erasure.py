@@ -20,7 +20,6 @@ from broker.events.connection import Redis, call
 from broker.events.control import Registry, client_field
 from broker.events.key_copies import KeyCopies
 from broker.events.keys import LogKeys, PartitionKeys
-from broker.events.log_identity import LogIdentity
 from broker.events.open_messages import OpenMessage, parse_open
 from broker.events.positions import Position
 from broker.events.reopening import Asked, Reopening
@@ -55,7 +54,7 @@ class Erasure:
         registry: Registry,
         redis: Redis,
         keys: LogKeys,
-        identity: LogIdentity,
+        reopening: Reopening,
         *,
         copies: KeyCopies | None = None,
     ) -> None:
@@ -64,7 +63,7 @@ class Erasure:
         self._registry = registry
         self._redis = redis
         self._keys = keys
-        self._reopening = Reopening(redis, keys, identity)
+        self._reopening = reopening
 
     async def erase(
         self,

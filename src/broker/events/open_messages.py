@@ -11,9 +11,6 @@ from broker.events.connection import Redis, call
 from broker.events.keys import LogKeys
 from broker.events.positions import Position, at
 
-OUTCOME_TTL_MS = 48 * 3_600_000
-"""How long outcomes stay answerable without MySQL, counted from the last one of their hour."""
-
 Phase = Literal["ready", "due", "parked"]
 _PHASES: dict[bytes, Phase] = {b"r": "ready", b"d": "due", b"p": "parked"}
 

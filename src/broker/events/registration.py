@@ -6,7 +6,9 @@ outcome records know the id. Beyond all of them lies only an id that is too old 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
+
+import msgspec
 
 from broker import clock
 from broker.domain import ids
@@ -22,14 +24,39 @@ from broker.events.positions import start
 from broker.events.sealing import Sealer
 from broker.events.types import MessageSubmitted, ResendRequested
 
-MAX_AGE_MS = 24 * 3_600_000
-"""An unknown id may be this old; outcomes stay known for longer, so it cannot have been used before."""
+MAX_AGE_MS: Final = 24 * 3_600_000
+"""An unknown id may be this old at most, where outcomes stay known for longer."""
 
-MAX_AHEAD_MS = 5 * 60_000
-"""How far other machines' clocks may be ahead."""
+MAX_AHEAD_MS: Final = 5 * 60_000
+"""How far other machines' clocks may be ahead at most."""
 
 # No client's name is empty, so these keys never meet a producer's own.
 _NOBODY = ""
+
+
+class Window(msgspec.Struct, frozen=True):
+    """How old a new message's id may be (ms), and how far in the future.
+
+    Together never more than outcomes stay known: no id from within is a message's whose end is forgotten.
+    """
+
+    age_ms: int
+    ahead_ms: int
+
+    @classmethod
+    def within(cls, outcomes_kept_ms: int) -> Window:
+        """The widest one; short of both bounds only where outcomes are kept for about a day or less."""
+        ahead = min(MAX_AHEAD_MS, outcomes_kept_ms // 2)
+        return cls(min(MAX_AGE_MS, outcomes_kept_ms - ahead), ahead)
+
+    def check(self, message_id: bytes) -> None:
+        """Raises ValidationError for an id from another time."""
+        if not -self.ahead_ms <= clock.now_ms() - ids.created_ms(message_id) <= self.age_ms:
+            raise ValidationError(
+                "message_id",
+                f"is unknown, and its time is not within the last {_span(self.age_ms)}: "
+                "it cannot be a new message",
+            )
 
 
 class Registration:
@@ -39,11 +66,20 @@ class Registration:
     compared, and the time in the id is answered.
     """
 
-    def __init__(self, redis: Redis, keys: LogKeys, sealer: Sealer, acceptance: Acceptance) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        keys: LogKeys,
+        sealer: Sealer,
+        acceptance: Acceptance,
+        *,
+        outcomes_kept_ms: int,
+    ) -> None:
         self._redis = redis
         self._keys = keys
         self._sealer = sealer
         self._acceptance = acceptance
+        self._window = Window.within(outcomes_kept_ms)
 
     async def register(
         self, origin: Origin, plain: Submission, message_id: bytes | None, queued_at: int | None
@@ -60,7 +96,7 @@ class Registration:
         known = (await open_messages.look_up(self._redis, self._keys, [message_id]))[0]
         if known is not None:
             return await self._again(known, origin, plain, key)
-        _check_time(message_id)
+        self._window.check(message_id)
         now = clock.now_ms() if queued_at is None else queued_at
         draft = self._acceptance.draft(origin, plain, message_id=message_id, queued_at=now, idempotency=key)
         return _same(await self._acceptance.append(draft))
@@ -110,13 +146,8 @@ class Registration:
         return at
 
 
-def _check_time(message_id: bytes) -> None:
-    age = clock.now_ms() - ids.created_ms(message_id)
-    if not -MAX_AHEAD_MS <= age <= MAX_AGE_MS:
-        raise ValidationError(
-            "message_id",
-            "is unknown, and its time is not within the last 24 hours: it cannot be a new message",
-        )
+def _span(ms: int) -> str:
+    return f"{ms // 3_600_000} hours" if ms >= 2 * 3_600_000 else f"{ms // 1000} seconds"
 
 
 def _same(result: Result) -> Appended:

@@ -10,7 +10,6 @@ from broker.events import codec, envelope, types, upcasting
 from broker.events.connection import Redis
 from broker.events.keys import LogKeys
 from broker.events.log_identity import LogIdentity
-from broker.events.open_messages import OUTCOME_TTL_MS
 from broker.events.positions import Position, at
 from broker.events.scripting import Script
 
@@ -33,12 +32,16 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 class Reopening:
-    """What is done by hand to a message that no worker would touch."""
+    """What is done by hand to a message that no worker would touch.
 
-    def __init__(self, redis: Redis, keys: LogKeys, identity: LogIdentity) -> None:
+    Outcomes stay known for `outcomes_kept_ms` at least.
+    """
+
+    def __init__(self, redis: Redis, keys: LogKeys, identity: LogIdentity, *, outcomes_kept_ms: int) -> None:
         self._redis = redis
         self._keys = keys
         self._identity = identity
+        self._outcomes_kept_ms = outcomes_kept_ms
 
     async def resend(self, message_id: bytes, event: types.ResendRequested, asked: Asked) -> Position:
         """Open cycle `event.cycle`. Raises Conflict where a cycle is open or it is not the next one."""
@@ -63,7 +66,7 @@ class Reopening:
                 upcasting.tag("MessageDiscarded"),
                 reason,
                 asked.at_ms,
-                OUTCOME_TTL_MS,
+                self._outcomes_kept_ms,
             ],
         )
         return _position(keys.stream, reply)

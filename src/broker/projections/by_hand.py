@@ -13,7 +13,6 @@ from broker.errors import BrokerError, Conflict, KeyErased, LogUnavailable, NotF
 from broker.events import open_messages
 from broker.events.connection import Redis
 from broker.events.keys import LogKeys
-from broker.events.log_identity import LogIdentity
 from broker.events.open_messages import FinishedMessage, OpenMessage
 from broker.events.positions import Position
 from broker.events.reopening import Asked, Reopening
@@ -64,13 +63,13 @@ class Hand:
     """
 
     def __init__(
-        self, redis: Redis, keys: LogKeys, identity: LogIdentity, trust: Trust, store: Callable[[], Store]
+        self, redis: Redis, keys: LogKeys, reopening: Reopening, trust: Trust, store: Callable[[], Store]
     ) -> None:
         self._redis = redis
         self._keys = keys
         self._trust = trust
         self._store = store
-        self._reopening = Reopening(redis, keys, identity)
+        self._reopening = reopening
 
     async def resend(
         self, message_ids: Sequence[bytes], asked: Asked, *, reason: str | None, even_delivered: bool

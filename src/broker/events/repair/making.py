@@ -12,11 +12,10 @@ from broker.events.archive.segments import Entry
 from broker.events.connection import Redis, call
 from broker.events.keys import ControlKeys, PartitionKeys
 from broker.events.log_identity import LogIdentity
-from broker.events.open_messages import OUTCOME_TTL_MS, outcome_record
 from broker.events.positions import Position
 from broker.events.repair.history import fields_of
 from broker.events.repair.lease import made, places
-from broker.events.repair.messages import MessageFold, Open
+from broker.events.repair.messages import Ended, MessageFold, Open
 from broker.events.repair.plan import StreamPlan
 from broker.events.scripting import Arg, Script
 
@@ -139,13 +138,15 @@ class Maker:
         for place, names in gone.items():
             for some in _in_parts(names):
                 await call(self._redis.hdel(place, *some))
-        ended: dict[str, dict[bytes, bytes]] = {}
-        for one in fold.done().values():
-            record = outcome_record(one.outcome, one.cycle, one.attempts, one.at_ms, one.client_id)
-            ended.setdefault(keys.done(ids.created_ms(one.message_id)), {})[one.message_id] = record.encode()
-        for place, records in ended.items():
-            await self._hash(place, records)
-            await call(self._redis.pexpire(place, OUTCOME_TTL_MS))
+        ended: dict[str, dict[bytes, Ended]] = {}
+        for name, one in fold.done().items():
+            ended.setdefault(keys.done(ids.created_ms(name)), {})[name] = one
+        for place, outcomes in ended.items():
+            await self._hash(place, {name: one.record() for name, one in outcomes.items()})
+            left = max(one.until_ms for one in outcomes.values()) - now_ms
+            # What is there already may have to live longer; a place that was just made has no end yet.
+            if await call(self._redis.pttl(place)) < left:
+                await call(self._redis.pexpire(place, left))
         for used in _in_parts(fold.used().items()):
             pipe = self._redis.pipeline(transaction=False)
             for key, answer in used:

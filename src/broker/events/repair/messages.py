@@ -16,7 +16,7 @@ from broker.errors import Conflict
 from broker.events import codec, envelope, types
 from broker.events.archive.segments import Entry
 from broker.events.codec import Stored
-from broker.events.open_messages import OUTCOME_TTL_MS, FinishedMessage, Outcome, Phase, outcome_record
+from broker.events.open_messages import FinishedMessage, Outcome, Phase, outcome_record
 from broker.events.positions import Position
 
 _LETTERS: Final[dict[Phase, str]] = {"ready": "r", "due": "d", "parked": "p"}
@@ -82,6 +82,18 @@ class Open:
         return head.encode() + self.correlation
 
 
+class Ended(msgspec.Struct, frozen=True):
+    """What came of a message; it is to be known until `until_ms`, by the log's clock."""
+
+    message: FinishedMessage
+    until_ms: int
+
+    def record(self) -> bytes:
+        """As `settle.lua` keeps it."""
+        one = self.message
+        return outcome_record(one.outcome, one.cycle, one.attempts, one.at_ms, one.client_id).encode()
+
+
 class Used(msgspec.Struct, frozen=True):
     """An idempotency key's record; `until_ms` by the log's clock."""
 
@@ -90,18 +102,19 @@ class Used(msgspec.Struct, frozen=True):
 
 
 class MessageFold:
-    """One partition. `now_ms` is the log's clock, `idempotency_ms` how long keys are remembered."""
+    """One partition. `now_ms` is the log's clock; keys and outcomes are remembered for as long as is said."""
 
-    def __init__(self, now_ms: int, idempotency_ms: int) -> None:
+    def __init__(self, now_ms: int, *, idempotency_ms: int, outcomes_kept_ms: int) -> None:
         self._now = now_ms
         self._idempotency_ms = idempotency_ms
+        self._outcomes_kept_ms = outcomes_kept_ms
         self.open: dict[bytes, Open] = {}
-        self._done: dict[bytes, FinishedMessage] = {}
+        self._done: dict[bytes, Ended] = {}
         self._used: dict[bytes, Used] = {}
 
     # -- What it comes to ---------------------------------------------------------------------------------
 
-    def done(self) -> dict[bytes, FinishedMessage]:
+    def done(self) -> dict[bytes, Ended]:
         """The outcomes that are to be answered without the database."""
         return self._done
 
@@ -125,7 +138,7 @@ class MessageFold:
         done = self._done.get(entry.subject)
         state: State | None = None if found is None else found.state()
         if found is None and done is not None:
-            state = message.Ended(done.cycle, done.attempts, done.outcome)
+            state = message.Ended(done.message.cycle, done.message.attempts, done.message.outcome)
         if state is None and isinstance(event, types.ResendRequested):
             return True
         cycle, attempt = getattr(event, "cycle", 1), getattr(event, "attempt", 0)
@@ -175,17 +188,12 @@ class MessageFold:
         if outcome is None:
             return
         del self.open[entry.subject]
-        at_ms = envelope.decode(entry.envelope).at
-        if at_ms <= self._now - OUTCOME_TTL_MS:
+        until = entry.position.ms + self._outcomes_kept_ms
+        if until <= self._now:
             return
-        self._done[entry.subject] = FinishedMessage(
-            entry.subject,
-            outcome,
-            found.cycle,
-            getattr(event, "attempt", found.attempts),
-            at_ms,
-            found.client,
-        )
+        attempts, at_ms = getattr(event, "attempt", found.attempts), envelope.decode(entry.envelope).at
+        ended = FinishedMessage(entry.subject, outcome, found.cycle, attempts, at_ms, found.client)
+        self._done[entry.subject] = Ended(ended, until)
 
     def _remember(self, entry: Stored, event: types.MessageSubmitted) -> None:
         if event.idempotency is None or event.request_hash is None:
@@ -195,8 +203,3 @@ class MessageFold:
             queued = envelope.decode(entry.envelope).at
             record = f"{event.request_hash.hex()}|{entry.subject.hex()}|{entry.position.entry_id}|{queued}"
             self._used[event.idempotency] = Used(record, until)
-
-
-def done_record(one: FinishedMessage) -> str:
-    """As `settle.lua` keeps it."""
-    return outcome_record(one.outcome, one.cycle, one.attempts, one.at_ms, one.client_id)

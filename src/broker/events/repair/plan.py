@@ -44,6 +44,7 @@ class Rules(msgspec.Struct, frozen=True):
     """What does not stand in the history: settings."""
 
     idempotency_ms: int
+    outcomes_kept_ms: int
     retry: RetryPolicy
 
 
@@ -136,7 +137,11 @@ class Planner:
         plan = StreamPlan(keys, found, newest, readers, remains, end=start, after=start)
         plan.upto, plan.places = dict.fromkeys(readers, 0), dict.fromkeys(readers, start)
         if isinstance(keys, PartitionKeys):
-            plan.messages = MessageFold(found.now_ms, self._rules.idempotency_ms)
+            plan.messages = MessageFold(
+                found.now_ms,
+                idempotency_ms=self._rules.idempotency_ms,
+                outcomes_kept_ms=self._rules.outcomes_kept_ms,
+            )
         elif keys.stream == CONTROL:
             plan.registry = RegistryFold()
         await self._read(plan)

@@ -16,9 +16,8 @@ from typing import Final
 import msgspec
 
 from broker.domain import ids
-from broker.domain.retry import RetryPolicy
 from broker.errors import Conflict, LogRefused
-from broker.events import erasure, key_holders, log_identity, positions, standing
+from broker.events import erasure, key_holders, log_identity, positions, retry_policy, standing
 from broker.events.archive.storage import Storage
 from broker.events.archive.store import StreamArchive
 from broker.events.connection import Redis
@@ -186,7 +185,9 @@ class Repair:
         return found
 
     async def _plan(self, identity: LogIdentity, keys: LogKeys) -> Work:
-        rules = Rules(self._settings.idempotency_hours * 3_600_000, _policy(self._settings))
+        rules = Rules(
+            self._settings.idempotency_ms, self._settings.outcomes_kept_ms, retry_policy.of(self._settings)
+        )
         copies = self._copies(identity.log_id)
         held = await asyncio.to_thread(copies.held)
         planner = Planner(self._redis, self._tables, rules, held.erased)
@@ -278,10 +279,6 @@ def _report(identity: LogIdentity, state: State, work: Work, kept: Mapping[str, 
         rebuild=sorted({name for plan in work.plans for name in (*plan.rebuild, *plan.wrong)}),
         incarnations=identity.incarnations,
     )
-
-
-def _policy(settings: Settings) -> RetryPolicy:
-    return RetryPolicy(max_attempts=settings.max_attempts)
 
 
 def _places(readers: Readers) -> dict[tuple[str, str], Position]:

@@ -22,6 +22,11 @@ local function int(number)
   return string.format('%.0f', number)
 end
 
+-- Have a key live for this long (ms) from now. One that was to live longer does: a process with another setting said so.
+local function keep_at_least(key, ms)
+  if redis.call('PTTL', key) < tonumber(ms) then redis.call('PEXPIRE', key, ms) end
+end
+
 local function entry_ms(entry_id)
   return tonumber(string.match(entry_id, '^(%d+)-'))
 end

@@ -2,7 +2,7 @@
 --
 -- KEYS  1 meta, 2 events, 3 open, 4 age, 5 bodies, 6 the message's outcome hash
 -- ARGV  1 incarnation, 2 message id, 3 cycle that the caller knows, 4 envelope, 5 tag, 6 reason, 7 time (ms),
---       8 outcome hashes' expiry (ms)
+--       8 how long outcomes are kept (ms)
 -- Reply the stream id of the event, or 'missing' (nothing is parked), 'stale' (another cycle).
 local refused = check_incarnation()
 if refused then return refused end
@@ -19,5 +19,5 @@ redis.call('ZREM', KEYS[4], id)
 redis.call('HDEL', KEYS[5], id)
 redis.call('HSET', KEYS[6], id,
   'X|' .. int(open.cycle) .. '|' .. int(open.attempt) .. '|' .. ARGV[7] .. '|' .. open.client)
-redis.call('PEXPIRE', KEYS[6], ARGV[8])
+keep_at_least(KEYS[6], ARGV[8])
 return entry

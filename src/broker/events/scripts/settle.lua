@@ -1,7 +1,7 @@
 -- End attempts: the fenced script. What the claim or `open` does not bear out writes nothing.
 --
 -- KEYS  1 meta, 2 events, 3 open, 4 age, 5 due, 6 bodies, 7 holds, 8… outcome hashes (`done`)
--- ARGV  1 incarnation, 2 group, 3 consumer, 4 outcome hashes' expiry (ms), 5 the items (msgpack), each an array of
+-- ARGV  1 incarnation, 2 group, 3 consumer, 4 how long outcomes are kept (ms), 5 the items (msgpack), each an array of
 --       entry id ('' for a direct call without a claim), delivery count, message id, cycle, attempt, kind,
 --       delay (ms, kind retry), index of its outcome hash, its outcome record, envelope, data of DeliveryAttempted
 --       ('' if none), tag and data of the event that follows ('' if none)
@@ -125,7 +125,7 @@ in_chunks(ended, function(...)
 end)
 for done, values in pairs(outcomes) do
   in_chunks(values, function(...) redis.call('HSET', done, ...) end)
-  redis.call('PEXPIRE', done, ARGV[4])
+  keep_at_least(done, ARGV[4])
 end
 in_chunks(acknowledge, function(...)
   redis.call('XACK', events, group, ...)

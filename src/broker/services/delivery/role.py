@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from broker.domain.retry import RetryPolicy
+from broker.events import retry_policy
 from broker.events.connection import Redis
 from broker.events.keys import LogKeys
 from broker.events.log_identity import LogIdentity
@@ -29,15 +29,8 @@ def limits(settings: Settings) -> Limits:
         crash_limit=settings.crash_limit,
         grace=settings.grace_period,
         default_channel=settings.default_channel,
-        outcomes_kept=settings.outcomes_kept,
-        retry=RetryPolicy(
-            schedule=settings.retry_schedule,
-            interval=settings.retry_interval,
-            factor=settings.retry_factor,
-            max_interval=settings.retry_max_interval,
-            jitter=settings.retry_jitter,
-            max_attempts=settings.max_attempts,
-        ),
+        outcomes_kept_ms=settings.outcomes_kept_ms,
+        retry=retry_policy.of(settings),
     )
 
 

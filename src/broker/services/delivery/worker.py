@@ -33,7 +33,7 @@ RELEASE_SECONDS = 2.0
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """How a worker behaves. Times in seconds."""
+    """How a worker behaves. Times in seconds. What others have to do alike is always said."""
 
     concurrency: int = 256
     claim_ttl: float = 30.0
@@ -41,8 +41,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     crash_limit: int = 3
     grace: float = 20.0
     default_channel: str = "inbox"
-    outcomes_kept: float = 48 * 3600.0
-    retry: RetryPolicy = RetryPolicy()
+    outcomes_kept_ms: int
+    retry: RetryPolicy
 
 
 def new_worker_id() -> str:
@@ -85,9 +85,9 @@ class Worker:
             patience=self.patience,
             gate_closed=self._look_for_claims,
         )
-        outcome_ttl_ms = round(limits.outcomes_kept * 1000)
+        kept = limits.outcomes_kept_ms
         self.lanes = [
-            self._lane(DeliveryLog(redis, partition, identity, self.worker_id, outcome_ttl_ms=outcome_ttl_ms))
+            self._lane(DeliveryLog(redis, partition, identity, self.worker_id, outcomes_kept_ms=kept))
             for partition in keys.partitions
         ]
         self._loops = [

@@ -12,6 +12,7 @@ from broker.events.connection import Redis
 from broker.events.keyring import Keyring
 from broker.events.keys import LogKeys
 from broker.events.log_identity import LogIdentity
+from broker.events.reopening import Reopening
 from broker.events.sealing import Sealer
 from broker.events.trust import Trust
 from broker.projections.queries import Queries
@@ -36,6 +37,12 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     authority: Authority
     stopping: asyncio.Event
     """Set when the process is to end: what streams must end then, too."""
+
+    @property
+    def reopening(self) -> Reopening:
+        """What is done by hand to messages."""
+        kept = self.settings.outcomes_kept_ms
+        return Reopening(self.redis, self.keys, self.identity, outcomes_kept_ms=kept)
 
     @property
     def showing(self) -> Showing:

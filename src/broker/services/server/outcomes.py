@@ -38,7 +38,7 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class Outcomes:
-    """Ends cycles, records attempts, schedules retries; outcomes stay in Redis for `kept` seconds."""
+    """Ends cycles, records attempts, schedules retries; outcomes stay known for `outcomes_kept_ms`."""
 
     def __init__(
         self,
@@ -47,13 +47,13 @@ class Outcomes:
         identity: LogIdentity,
         policy: RetryPolicy,
         *,
-        kept: float,
+        outcomes_kept_ms: int,
     ) -> None:
         self._redis = redis
         self._keys = keys
         self._policy = policy
         self._logs = [
-            DeliveryLog(redis, partition, identity, "server", outcome_ttl_ms=round(kept * 1000))
+            DeliveryLog(redis, partition, identity, "server", outcomes_kept_ms=outcomes_kept_ms)
             for partition in keys.partitions
         ]
 

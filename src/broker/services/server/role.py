@@ -114,8 +114,14 @@ class ServerRole:
         probe = Probe(redis, keys, identity, trust, full)
         self.app = app.build(
             trust,
-            Registration(redis, keys, sealer, Acceptance(appender, sealer, full=full)),
-            Outcomes(redis, keys, identity, policy, kept=settings.outcomes_kept),
+            Registration(
+                redis,
+                keys,
+                sealer,
+                Acceptance(appender, sealer, full=full),
+                outcomes_kept_ms=settings.outcomes_kept_ms,
+            ),
+            Outcomes(redis, keys, identity, policy, outcomes_kept_ms=settings.outcomes_kept_ms),
             Checks(probe, database, certificate_ends_ms=certificate_ends_ms),
             partitions=len(keys.partitions),
             people=[*self._people.routes(), *reads, *administration, *audit],

@@ -28,7 +28,7 @@ class OneMessage:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._hand = Hand(parts.redis, parts.keys, parts.identity, parts.trust, lambda: parts.queries.store)
+        self._hand = Hand(parts.redis, parts.keys, parts.reopening, parts.trust, lambda: parts.queries.store)
 
     def routes(self) -> list[Route]:
         """Both."""

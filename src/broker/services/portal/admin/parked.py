@@ -41,7 +41,7 @@ class Parked:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._hand = Hand(parts.redis, parts.keys, parts.identity, parts.trust, lambda: parts.queries.store)
+        self._hand = Hand(parts.redis, parts.keys, parts.reopening, parts.trust, lambda: parts.queries.store)
 
     def routes(self) -> list[Route]:
         """Both."""

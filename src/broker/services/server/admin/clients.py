@@ -42,7 +42,7 @@ class Clients:
         self._commands = ClientCommands(parts.registry, parts.keyring)
         copies = key_copies.opened(parts.settings, parts.identity.log_id)
         self._erasure = Erasure(
-            self._commands, parts.registry, parts.redis, parts.keys, parts.identity, copies=copies
+            self._commands, parts.registry, parts.redis, parts.keys, parts.reopening, copies=copies
         )
         self._database = parts.database
         self._models = parts.models

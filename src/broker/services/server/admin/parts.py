@@ -14,6 +14,7 @@ from broker.events.control import Registry
 from broker.events.keyring import Keyring
 from broker.events.keys import LogKeys
 from broker.events.log_identity import LogIdentity
+from broker.events.reopening import Reopening
 from broker.events.sealing import Sealer
 from broker.events.trust import Trust
 from broker.projections.queries import Queries
@@ -39,6 +40,12 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     authority: Authority
     database: ReadModels | None
     """To wait for what a command changed; None where none is configured."""
+
+    @property
+    def reopening(self) -> Reopening:
+        """What is done by hand to messages."""
+        kept = self.settings.outcomes_kept_ms
+        return Reopening(self.redis, self.keys, self.identity, outcomes_kept_ms=kept)
 
     @property
     def models(self) -> Models:

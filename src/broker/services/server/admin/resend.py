@@ -93,7 +93,7 @@ def asked(caller: Caller) -> Asked:
 
 def hand(parts: Parts) -> Hand:
     """What does it to messages."""
-    return Hand(parts.redis, parts.keys, parts.identity, parts.trust, lambda: parts.models.store)
+    return Hand(parts.redis, parts.keys, parts.reopening, parts.trust, lambda: parts.models.store)
 
 
 class Bulk:
