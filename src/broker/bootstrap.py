@@ -103,13 +103,24 @@ def run_role(role: str, settings: Settings) -> int:
     """Run one role until a signal; the process' exit code. `settings` has its addresses resolved."""
     telemetry.configure(role, settings.log_level, settings.log_format)
     try:
-        return _run(_main(role, settings))
+        return _run(_main(role, inspected(role, settings)))
     except SettingsError as error:
         log.error("role_refused", reason=str(error))
         return EXIT_USAGE
     except BrokerError as error:
         log.error("role_failed", code=error.code, reason=str(error))
         return EXIT_FAILED
+
+
+def inspected(role: str, settings: Settings) -> Settings:
+    """The settings of a role; on a copy for inspection none that reaches out. Raises SettingsError there."""
+    if not settings.inspection:
+        return settings
+    if role not in {"server", "projector", "portal"}:
+        raise SettingsError(
+            f"inspection (BROKER_INSPECTION) is set: nothing is accepted or delivered, so no {role} runs."
+        )
+    return msgspec.structs.replace(settings, otlp_url=None, oidc_issuer=None)
 
 
 def _run(main: Awaitable[int]) -> int:
@@ -338,6 +349,11 @@ async def _projector(parts: Parts, stop: asyncio.Event) -> None:
         pressed=lambda: fullness.sample.ratio > settings.log_full_ratio / 2,
         **common,
     )
+    if settings.inspection:
+        # A copy adds nothing to an archive, cuts nothing and signs nothing.
+        async with lifecycle.running(Backups(settings).run(stop), on_failure=stop.set):
+            await Projector(settings, **common).run(stop)
+        return
     role = Projector(settings, archiving=archiving, **common)
     digesting = Digesting(
         settings, redis=parts.redis, keys=parts.keys, identity=parts.identity, keyring=parts.keyring

@@ -74,6 +74,14 @@ class AuthorityUnavailable(BrokerError):
     retry_after = 30.0
 
 
+class InspectionOnly(BrokerError):
+    """This system is a copy that runs for inspection: it accepts and delivers nothing."""
+
+    code = "inspection_only"
+    # Until a person decides otherwise.
+    retry_after = 30.0
+
+
 class Conflict(BrokerError):
     """The state does not allow this."""
 

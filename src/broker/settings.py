@@ -65,6 +65,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     data_dir: Path = Path("var")
     certs_dir: Path = Path("certs")
 
+    # Look at a copy: no gateway, no worker, nothing goes out.
+    inspection: bool = False
+
     # The log. Without `redis_url` the embedded Valkey of `data_dir` is used.
     redis_url: RedisUrl | None = None
     log_name: LogName = "broker"

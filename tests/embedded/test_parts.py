@@ -14,10 +14,12 @@ import msgspec
 import psutil
 import pytest
 
+from broker import bootstrap
 from broker.embedded import child, plan, ports, probe, state
 from broker.embedded.logs import LogFile, Logs, readable
 from broker.embedded.ports import Claim
 from broker.embedded.process import EmbeddedError
+from broker.errors import SettingsError
 from broker.settings import Settings
 
 HOLDER = """
@@ -117,6 +119,34 @@ def test_the_plan_gives_each_process_a_name_and_a_port(tmp_path: Path) -> None:
     shared = {one.environ.get("PROMETHEUS_MULTIPROC_DIR") for one in planned if one.role == "gateway"}
     assert shared == {str(tmp_path / "run" / "gateway-metrics")}
     assert {claim.port for claim in plan.claims(settings)} >= {9100, 9101, 9102, 9103}
+
+
+def test_the_plan_for_inspection_delivers_and_accepts_nothing(tmp_path: Path) -> None:
+    """Neither workers nor gateways, and no port of theirs is claimed; roles that reach out refuse by themselves."""
+    settings = Settings(
+        data_dir=tmp_path,
+        certs_dir=tmp_path,
+        inspection=True,
+        workers=3,
+        otlp_url="http://localhost:4318",
+        oidc_issuer="https://people.example",
+        oidc_client_id="broker",
+    )
+    assert [one.name for one in plan.plan(settings)] == ["server", "projector", "portal"]
+    assert [claim.setting for claim in plan.claims(settings)] == [
+        "server_port",
+        "portal_port",
+        "projector_metrics_port",
+    ]
+    for role in plan.ROLES:
+        if role in plan.INSPECTING:
+            quiet = bootstrap.inspected(role, settings)
+            assert (quiet.otlp_url, quiet.oidc_issuer) == (None, None)
+        else:
+            with pytest.raises(SettingsError, match=f"no {role} runs"):
+                bootstrap.inspected(role, settings)
+    usual = msgspec.structs.replace(settings, inspection=False)
+    assert bootstrap.inspected("worker", usual) is usual
 
 
 def test_logs_are_json_lines_whatever_a_process_says(tmp_path: Path) -> None:

@@ -11,8 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
+from prometheus_client.parser import text_string_to_metric_families
 
+from broker import clock
 from support.system import System, eventually
 
 
@@ -50,6 +53,75 @@ def recorded(system: System, upto: dict[str, str]) -> list[dict[str, Any]]:
     return [row for row in rows if (row["ms"], row["seq"]) <= ends[row["stream"]]]
 
 
+def last_backup(system: System) -> float:
+    """When it began, by the projector's metrics."""
+    shown = httpx.get(f"{system.members()['projector']['url']}/metrics").text
+    families = {family.name: family for family in text_string_to_metric_families(shown)}
+    return families["broker_backup_last_success_timestamp_seconds"].samples[0].value
+
+
+async def undelivered(system: System) -> tuple[list[dict[bytes, bytes]], list[int]]:
+    """What is open, and how long the stream is, in each partition."""
+    redis, partitions = system.redis(), system.keys().partitions
+    found = (
+        [await redis.hgetall(each.open) for each in partitions],
+        [await redis.xlen(each.events) for each in partitions],
+    )
+    await redis.aclose()
+    return found
+
+
+async def look_at(copy: System, open_messages: int) -> None:
+    """`up --inspect`: what reads works, what would accept or deliver refuses, and nothing moves."""
+    done = await asyncio.to_thread(copy.run, "up", "--detach", "--inspect")
+    assert done.returncode == 0, f"{done.stderr}\n{copy.logs()}"
+    assert "For inspection: nothing is accepted, delivered or sent" in done.stdout
+    before = await undelivered(copy)
+    assert sum(len(each) for each in before[0]) == open_messages
+    status = copy.status()
+    assert (status["healthy"], status["inspection"]) == (True, True)
+    members = copy.members()
+    assert members.keys() == {"valkey", "mariadb", "server", "projector", "portal"}
+    assert "For inspection" in copy.run("status").stdout
+    assert "for inspection" in copy.run("doctor").stdout
+    plain = copy.run("up", "--detach")
+    assert (plain.returncode, "for inspection; stop it with `broker down`" in plain.stderr) == (1, True)
+
+    async with httpx.AsyncClient(timeout=30) as browser:
+        page = await browser.get(f"{members['portal']['url']}/login")
+        assert "A copy, for inspection" in page.text
+        shown = (await browser.get(f"{members['projector']['url']}/metrics")).text
+    # Nothing is archived; nor has it a backup of its own.
+    assert "broker_archive_" not in shown
+    assert last_backup(copy) == 0
+    copy.overrides["server_port"] = httpx.URL(members["server"]["url"]).port
+    async with copy.client("services/worker", "server_port") as worker:
+        refused = await worker.post("/internal/messages/deliver", json={"deliveries": []})
+        password = (copy.data / "admin-password").read_text().strip()
+        given = {"email": "admin@example.com", "password": password}
+        tokens = (await worker.post("/portal/auth/login", json=given)).json()
+        bearer = {"Authorization": f"Bearer {tokens['access_token']}"}
+        listed = await worker.get("/admin/messages?status=queued", headers=bearer)
+    assert (refused.status_code, refused.json()["error"]) == (503, "inspection_only")
+    assert int(refused.headers["Retry-After"]) > 1
+    assert listed.json()["total"] == open_messages
+    exported = copy.run("export")
+    assert exported.returncode == 0, exported.stderr
+    assert len(exported.stdout.splitlines()) > open_messages
+    verified = copy.run("events", "verify", "--live")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    copy.overrides["inspection"] = "true"
+    for role in ("gateway", "worker"):
+        ended = copy.run(role)
+        assert (ended.returncode, f"no {role} runs" in ended.stdout + ended.stderr) == (2, True)
+    del copy.overrides["inspection"]
+    refusal = copy.run(
+        "backup", "create", str(copy.data / "no"), "--passphrase-file", str(copy.certs / "ca.crt")
+    )
+    assert (refusal.returncode, "copy for inspection" in refusal.stderr) == (1, True)
+    assert await undelivered(copy) == before
+
+
 @contextmanager
 def up(system: System) -> Iterator[None]:
     """`up` on what is there, and down again whatever happens."""
@@ -83,12 +155,21 @@ async def test_backed_up_under_load_and_brought_back(shared_system: System, tmp_
     assert made.returncode == 0, made.stderr
     backup = json.loads(made.stdout)
     assert backup["open"] >= len(waiting)
+    began = clock.parse_iso(backup["began_at"]) / 1000
+    await eventually(lambda: last_backup(system) == began, what="the backup in the metrics")
 
     other = System(tmp_path / "restored", retry_interval="1")
     back = await asyncio.to_thread(other.run, "backup", "restore", *options)
     assert back.returncode == 0, back.stderr
     found = json.loads(back.stdout)
     assert (found["events"], found["open"]) == (backup["events"], backup["open"])
+    try:
+        await look_at(other, backup["open"])
+        # What it shows is what the backup has, to the row.
+        positions = backup["positions"]
+        await eventually(lambda: recorded(other, positions) == recorded(system, positions))
+    finally:
+        other.down()
     with up(other):
         everything |= dict.fromkeys(waiting, ("delivered", 1))
         await eventually(lambda: attempts(other, [*done, *waiting]) == everything)

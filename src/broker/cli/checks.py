@@ -108,7 +108,8 @@ def processes(state: State | None) -> Iterator[Finding]:
         fix = f"see log/{member.role}.log in the data directory"
         yield Finding(member.name, "failed", f"{member.state}, {member.health}: {member.detail}", fix)
     if not bad:
-        yield Finding("processes", "ok", f"all {len(state.members)} are well")
+        what = ", for inspection: nothing is accepted or delivered" if state.inspection else ""
+        yield Finding("processes", "ok", f"all {len(state.members)} are well{what}")
 
 
 def listening(settings: Settings) -> Iterator[Finding]:

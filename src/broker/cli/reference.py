@@ -53,6 +53,7 @@ CODES: Final[dict[str, str]] = {
     "trust_unproved": "Revocations cannot be seen now, so nobody is let in; repeat later.",
     "key_unavailable": "The key is not loaded here; an operator looks at the keyring.",
     "ca_unavailable": "This server has no CA key; ask one that has.",
+    "inspection_only": "This is a copy for inspection (the setting `inspection`); ask the system itself.",
     "store_unavailable": "MySQL is away; repeat later. Submitting does not need it.",
     "identity_provider_unavailable": "Sign in by password, or later.",
     "archive_unavailable": "The archive cannot be reached; repeat later.",

@@ -39,6 +39,7 @@ def restore(
 
     \b
       broker backup restore /mnt/backup --data DIR
+      broker up --inspect --data DIR     a drill: nothing is delivered
       broker up --data DIR
 
     Goes into an empty data directory, an empty Redis and an empty database only. The installation that was
@@ -77,4 +78,6 @@ def _show(done: Restored, data: Path | None) -> None:
             click.echo(f"{what}: {', '.join(names)}.")
     for difference in done.differences:
         click.echo(f"{click.style('different', fg='red')}: {difference}.")
-    click.echo(f"Start it: broker up{'' if data is None else f' --data {data}'}")
+    where = "" if data is None else f" --data {data}"
+    click.echo(f"Look at it, with nothing delivered or sent: broker up --inspect{where}")
+    click.echo(f"Start it: broker up{where}")

@@ -17,6 +17,10 @@ MEANINGS: Final[dict[str, dict[str, str]]] = {
         "data_dir": "Everything that is kept: embedded servers, keyring, logs, state",
         "certs_dir": "Authority, services' and clients' certificates; with `--data DIR` it is `DIR/certs`",
     },
+    "Copies": {
+        "inspection": "Only look at what is there, as `up --inspect` does: gateway and worker refuse to "
+        "start, the internal API answers 503; nothing is archived, no hourly digest made",
+    },
     "Log (Redis)": {
         "redis_url": "A Redis 7+ or Valkey of your own; not set: the embedded Valkey",
         "log_name": "Which log in that Redis; fixed once the log exists",

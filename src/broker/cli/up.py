@@ -18,15 +18,28 @@ from broker.settings import Settings
 @click.option(
     "--gateways", type=int, metavar="N", help="The setting gateways: processes that share the port."
 )
+@click.option(
+    "--inspect",
+    is_flag=True,
+    help="Only look at what is there, a restored backup for one: nothing is accepted, delivered or sent.",
+)
 @click.option("--detached", is_flag=True, hidden=True)
 @data_option
-def up(data: Path | None, workers: int | None, gateways: int | None, *, detach: bool, detached: bool) -> None:
+def up(
+    data: Path | None,
+    workers: int | None,
+    gateways: int | None,
+    *,
+    detach: bool,
+    inspect: bool,
+    detached: bool,
+) -> None:
     """Set up what is missing and run everything; Ctrl-C stops it.
 
     Without addresses of servers of your own (BROKER_REDIS_URL, BROKER_MYSQL_URL) it starts a private Valkey
     and a private MariaDB in the data directory. It can be called again at any time.
     """
-    settings = settings_for(data, workers=workers, gateways=gateways)
+    settings = settings_for(data, workers=workers, gateways=gateways, inspection=inspect or None)
     if detach:
         from broker.embedded import detached as background
 
@@ -83,6 +96,7 @@ def describe(settings: Settings) -> dict[str, Any]:
         "running": running,
         "healthy": running and phase == "running" and all(one["health"] == "ok" for one in members),
         "phase": phase,
+        "inspection": running and state is not None and state.inspection,
         "pid": state.pid if state and running else None,
         "data_dir": str(settings.data_dir.absolute()),
         "error": state.error if state else "",
@@ -116,6 +130,10 @@ def _show(found: dict[str, Any]) -> None:
     console.print(table)
     who = f"PID {found['pid']}" if found["running"] else "not running"
     console.print(f"{found['phase']} ({who}) on {found['data_dir']}", markup=False)
+    if found["inspection"]:
+        from broker.embedded.summary import INSPECTION
+
+        console.print(INSPECTION, markup=False)
     if found["error"]:
         console.print(f"Last error: {found['error']}", markup=False)
 

@@ -63,7 +63,15 @@ def start(settings: Settings, echo: Callable[[str], None]) -> None:
 
 
 def _check_same(settings: Settings, running: State) -> None:
-    """Raises EmbeddedError when other numbers of processes are asked for than those that run."""
+    """Raises EmbeddedError when others are asked for than those that run: for inspection, other numbers."""
+    if running.inspection != settings.inspection:
+        how = "for inspection" if running.inspection else "not for inspection"
+        raise EmbeddedError(
+            f"`up` already runs on {settings.data_dir} (PID {running.pid}), {how}; stop it with "
+            "`broker down` first."
+        )
+    if running.inspection:
+        return
     for role, wanted in (("worker", settings.workers), ("gateway", settings.gateways)):
         count = sum(member.role == role for member in running.members)
         if count != wanted:

@@ -15,6 +15,8 @@ from broker.settings import Settings
 
 # The order of starting; stopping goes the other way, except that the gateway goes first.
 ROLES = ("server", "projector", "worker", "portal", "gateway")
+INSPECTING = frozenset({"server", "projector", "portal"})
+"""What runs on a copy that is only looked at."""
 
 
 class Planned(NamedTuple):
@@ -43,11 +45,16 @@ def with_ports(settings: Settings) -> Settings:
 def claims(settings: Settings) -> list[Claim]:
     """Every port that the processes of `plan` will listen on."""
     metrics = settings.metrics_host
-    return [
+    always = [
         Claim("server_port", settings.server_host, settings.server_port),
-        Claim("gateway_port", settings.gateway_host, settings.gateway_port),
         Claim("portal_port", settings.portal_host, settings.portal_port),
         Claim("projector_metrics_port", metrics, settings.projector_metrics_port),
+    ]
+    if settings.inspection:
+        return always
+    return [
+        *always,
+        Claim("gateway_port", settings.gateway_host, settings.gateway_port),
         *(Claim("worker_metrics_port", metrics, port) for port in _worker_ports(settings)),
     ]
 
@@ -82,13 +89,14 @@ def plan(settings: Settings) -> list[Planned]:
         Planned("gateway", _name("gateway", number, settings.gateways), settings, gateway, shared)
         for number in range(1, settings.gateways + 1)
     ]
-    return [
+    everything = [
         Planned("server", "server", settings, server),
         Planned("projector", "projector", settings, projector),
         *workers,
         Planned("portal", "portal", settings, pages),
         *gateways,
     ]
+    return [one for one in everything if not settings.inspection or one.role in INSPECTING]
 
 
 def _worker_ports(settings: Settings) -> list[int]:

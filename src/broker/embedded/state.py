@@ -41,6 +41,8 @@ class State(msgspec.Struct, kw_only=True):
     created: float
     data_dir: str
     phase: Phase = "starting"
+    inspection: bool = False
+    """Nothing is accepted or delivered."""
     error: str = ""
     steps: list[str] = []
     summary: list[str] = []

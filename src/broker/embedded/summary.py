@@ -7,6 +7,8 @@ from pathlib import Path
 from broker.embedded.state import Member
 from broker.settings import Settings
 
+INSPECTION = "For inspection: nothing is accepted, delivered or sent; what was open stays open."
+
 WORDS = {
     "gateway": "producers submit here (client certificate)",
     "server": "internal and JSON APIs, /docs",
@@ -18,7 +20,7 @@ WORDS = {
 
 def summary(settings: Settings, members: list[Member]) -> list[str]:
     """Lines for people: addresses, files, the admin's password file, a first command."""
-    lines = []
+    lines = [INSPECTION] if settings.inspection else []
     seen = set()
     for member in members:
         if member.url is not None and member.url not in seen:

@@ -46,7 +46,12 @@ class Supervisor:
         self.reporter = reporter
         self.logs = logs
         pid = os.getpid()
-        self.state = State(pid=pid, created=created(pid) or 0.0, data_dir=str(settings.data_dir.absolute()))
+        self.state = State(
+            pid=pid,
+            created=created(pid) or 0.0,
+            data_dir=str(settings.data_dir.absolute()),
+            inspection=settings.inspection,
+        )
         self.ready: Callable[[list[str]], None] = lambda _lines: None
         self._keepers: list[Keeper] = []
         self._failure: BaseException | None = None

@@ -57,6 +57,7 @@ _RARE: Final = frozenset(
         "history_altered",
         "history_gap",
         "unknown_event",
+        "inspection_only",
     }
 )
 # These end or stop a process of ours; no request is answered with them.

@@ -58,6 +58,7 @@ STATUS: dict[str, int] = {
     "trust_unproved": 503,
     "key_unavailable": 503,
     "ca_unavailable": 503,
+    "inspection_only": 503,
     "store_unavailable": 503,
     "identity_provider_unavailable": 503,
     "archive_unavailable": 503,

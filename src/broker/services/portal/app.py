@@ -41,6 +41,7 @@ def build(
     ]
     inner = Starlette(routes=routes, exception_handlers=faults.handlers())
     inner.router.redirect_slashes = False
+    inner.state.inspection = parts.settings.inspection
     return application.wrap(Secured(RateLimited(inner, limits, faults.page), secure=secure), role="portal")
 
 

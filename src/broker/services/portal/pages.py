@@ -83,12 +83,18 @@ def render(request: Request, template: str, status: int = 200, /, **content: Any
         "path": request.url.path,
         "navigation": () if visitor is None else NAVIGATION[visitor.user.role],
         "notice": notices.TEXTS.get(request.query_params.get(notices.PARAMETER, "")),
+        "inspection": inspected(request),
         "correlation_id": telemetry.correlation.get(),
         "field_errors": {},
         **content,
     }
     text = _environment().get_template(template).render(shown)
     return Response(text, status, media_type="text/html")
+
+
+def inspected(request: Request) -> bool:
+    """Whether the portal shows a copy that runs for inspection; what never reached the routes cannot say."""
+    return "app" in request.scope and bool(request.app.state.inspection)
 
 
 def fragment(template: str, /, **content: Any) -> str:

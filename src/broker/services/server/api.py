@@ -13,6 +13,7 @@ from broker.web import openapi
 from broker.web.openapi import Operation, path_parameter
 
 _ERRORS = (400, 401, 403, 409, 413, 415, 503)
+_ALSO = ("inspection_only",)
 
 
 def document() -> dict[str, Any]:
@@ -38,6 +39,7 @@ OPERATIONS = [
         request=wire.Register,
         answers={200: wire.Registered},
         errors=_ERRORS,
+        also=_ALSO,
     ),
     Operation(
         method="post",
@@ -46,6 +48,7 @@ OPERATIONS = [
         request=(wire.Delivery, wire.Deliveries),
         answers={200: (wire.Delivered, wire.DeliveryResults)},
         errors=(*_ERRORS, 404),
+        also=_ALSO,
     ),
     Operation(
         method="put",
@@ -54,6 +57,7 @@ OPERATIONS = [
         request=wire.StatusUpdate,
         answers={200: wire.StatusAnswer},
         errors=(*_ERRORS, 404),
+        also=_ALSO,
         parameters=[path_parameter("message_id", "A UUIDv7.")],
     ),
     Operation(
@@ -63,6 +67,7 @@ OPERATIONS = [
         request=wire.MessageStatusUpdate,
         answers={200: wire.StatusAnswer},
         errors=(*_ERRORS, 404),
+        also=_ALSO,
     ),
     *openapi.common("/health", "the server works"),
     *docs.OPERATIONS,

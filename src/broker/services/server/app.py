@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Scope
 
+from broker.errors import InspectionOnly
 from broker.events.registration import Registration
 from broker.events.trust import Trust
 from broker.services.server import api, docs, wire
@@ -36,8 +37,12 @@ def build(
     people: Sequence[BaseRoute] = (),
     limits: RateLimits,
     metrics_public: bool = False,
+    inspection: bool = False,
 ) -> ASGIApp:
-    """The application out of its parts; `people` are the routes that take access tokens."""
+    """The application out of its parts; `people` are the routes that take access tokens.
+
+    `inspection`: the internal API refuses, as this is a copy.
+    """
     internal = Admission(trust, INTERNAL)
     anybody = Admission(trust)
     status = UpdateStatus(internal, outcomes, partitions)
@@ -47,7 +52,12 @@ def build(
             anybody(request.scope)
         return await metrics.endpoint(request)
 
-    routes = [
+    async def refuse(request: Request) -> Response:
+        internal(request.scope)
+        raise InspectionOnly
+
+    routes: list[BaseRoute] = [
+        *([Route("/internal/{path:path}", refuse, methods=["POST", "PUT"])] if inspection else []),
         Route("/", _welcome),
         Route(HEALTH, Health(checks).endpoint),
         Route("/metrics", read_metrics),

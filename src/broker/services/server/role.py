@@ -127,6 +127,7 @@ class ServerRole:
             people=[*self._people.routes(), *reads, *administration, *audit],
             limits=RateLimits(address=self._limiting.address, exempt=app.unlimited),
             metrics_public=settings.metrics_public,
+            inspection=settings.inspection,
         )
 
     async def run(self, stop: asyncio.Event, on_bound: Callable[[int], None] | None = None) -> None:
