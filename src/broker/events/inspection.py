@@ -65,7 +65,7 @@ async def partitions(redis: Redis, log_name: str) -> int:
     """How many partitions the log was created with. Raises LogRefused when Redis holds none."""
     stored = await _meta(redis, log_name, "partitions")
     if not stored.isdigit():
-        raise LogRefused(f"Redis holds no log {log_name!r}; `broker up` creates it.")
+        raise LogRefused(f"Redis holds no log {log_name!r}; `broker up` or `broker prepare` creates it.")
     return int(stored)
 
 
@@ -77,7 +77,7 @@ async def log_id(redis: Redis, log_name: str) -> str:
 async def _meta(redis: Redis, log_name: str, field: str) -> str:
     stored = await call(redis.hget(LogKeys(log_name, 0).control.meta, field))
     if stored is None:
-        raise LogRefused(f"Redis holds no log {log_name!r}; `broker up` creates it.")
+        raise LogRefused(f"Redis holds no log {log_name!r}; `broker up` or `broker prepare` creates it.")
     return text(stored)
 
 

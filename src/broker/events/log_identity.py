@@ -184,8 +184,10 @@ def _missing(settings: Settings, remembered: LogIdentity | None, *, begun: bool)
             f"was emptied, or this is another Redis. {RESTORE}"
         )
     if begun:
-        return f"The creation of the log {name!r} was not finished; `broker up` finishes it."
-    return f"Redis holds no log {name!r} yet; `broker up` creates it."
+        return (
+            f"The creation of the log {name!r} was not finished; `broker up` or `broker prepare` finishes it."
+        )
+    return f"Redis holds no log {name!r} yet; `broker up` or `broker prepare` creates it."
 
 
 def _check_partitions(identity: LogIdentity, settings: Settings) -> None:
