@@ -60,8 +60,8 @@ class Parts(msgspec.Struct, frozen=True):
             max_age=settings.trust_max_age,
         )
 
-    def key_holder(self) -> KeyHolder:
-        """What says that this process is there, and which master keys it has loaded."""
+    def key_holder(self, trust: Trust) -> KeyHolder:
+        """What says that this process is there, which master keys it has loaded, how far `trust` follows."""
         control = self.keys.control
         incarnation = self.identity.incarnations[control.stream]
         return KeyHolder(self.redis, control, incarnation, self.keyring, role=self.role)
@@ -219,8 +219,10 @@ async def followed(parts: Parts, trust: Trust, stop: asyncio.Event) -> AsyncIter
 
     async def follow() -> None:
         if await durable(parts, stop):
+            holder = parts.key_holder(trust)
+            await holder.announce()
             await asyncio.gather(
-                trust.run(stop), fullness.run(stop), _exported(fullness, stop), parts.key_holder().run(stop)
+                trust.run(stop), fullness.run(stop), _exported(fullness, stop), holder.run(stop)
             )
 
     async with lifecycle.running(follow(), on_failure=stop.set):

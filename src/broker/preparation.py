@@ -28,7 +28,7 @@ from broker.events.keys import LogKeys
 from broker.events.log_identity import LogIdentity
 from broker.events.reopening import Reopening
 from broker.events.user_commands import ADMINS, UserCommands
-from broker.services.ca import authority, files
+from broker.services.ca import authority, files, profiles
 from broker.services.ca.authority import Authority, BrokenAuthority
 from broker.settings import Settings, safe_url
 
@@ -180,8 +180,13 @@ async def _certificate(
 ) -> list[str]:
     certificate, key = pair
     known = None
+    # This machine's names; and those that somebody gave the one that has to be replaced.
+    names = profiles.local_names() if role in profiles.SERVER_ROLES else ([], [])
     if certificate.exists() and key.exists():
         current = _readable(certificate)
+        if ca.issued(certificate):
+            dns, ips = authority.names_of(certificate)
+            names = [*names[0], *dns], [*names[1], *ips]
         known = await tools.registry.read(certificate_field(current.fingerprint), CertificateEntry)
         # A producer that was revoked stays out; a service could not work.
         welcome = known is None or known.status == "active" or role == "producer"
@@ -190,7 +195,7 @@ async def _certificate(
                 return []
             await _record(tools, current, name, role)
             return [f"Registered {certificate}."]
-    issued = ca.issue(name, role)
+    issued = ca.issue(name, role, dns=names[0], ips=names[1])
     if known is not None and known.status == "active":
         entry = issued.entry(name, role, issued_at_ms=clock.now_ms())
         await tools.certificates.renew_certificate(entry, actor=ACTOR, replaces=known.fingerprint)

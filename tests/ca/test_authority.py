@@ -181,6 +181,7 @@ def test_a_bad_request_is_refused_by_name(tmp_path: Path, csr: str):
                 "x" * 64,
             )
         ),
+        ("dns", {"role": "gateway", "dns": ["10.0.0.7"]}),
         ("ips", {"role": "gateway", "ips": ["300.1.1.1"]}),
         ("dns", {"dns": ["shop.example"]}),
         ("ips", {"role": "worker", "ips": ["10.0.0.7"]}),

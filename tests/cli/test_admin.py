@@ -61,6 +61,28 @@ def test_a_renewal_leaves_no_gap(system: System) -> None:
     assert system.run("cert", "revoke", "--serial", serial, "--reason", "superseded").returncode == 0
 
 
+def test_other_names_of_a_service(system: System, tmp_path: Path) -> None:
+    """A gateway's certificate is good for the names and addresses given, and keeps them; others have none."""
+    place = ("--out", str(tmp_path), "--json")
+    given = ("--dns", "Broker.example", "--dns", "*.b.example", "--ip", "10.0.0.7", "--ip", "fd00::7")
+    issued = json.loads(system.run("cert", "issue", "edge", "--role", "gateway", *given, *place).stdout)
+    names = ["localhost", "broker.example", "*.b.example", "127.0.0.1", "::1", "10.0.0.7", "fd00::7"]
+    assert issued["names"] == names
+    assert json.loads(system.run("cert", "renew", "edge", *place).stdout)["names"] == names
+    moved = json.loads(system.run("cert", "renew", "edge", "--dns", "new.example", *place).stdout)
+    assert moved["names"] == ["localhost", "new.example", "127.0.0.1", "::1"]
+    for wrong, says in (
+        (("gateway", "--dns", "10.0.0.7"), "10.0.0.7 is an address"),
+        (("gateway", "--ip", "300.1.1.1"), "300.1.1.1"),
+        (("worker", "--dns", "broker.example"), "are for gateways and servers"),
+    ):
+        done = system.run("cert", "issue", "other", "--role", *wrong, "--out", str(tmp_path))
+        assert done.returncode == 1
+        assert says in done.stderr
+    system.run("cert", "revoke", "edge", "--reason", "superseded")
+    assert not (tmp_path / "other.crt").exists()
+
+
 def test_a_request_keeps_its_key_to_itself(system: System, tmp_path: Path) -> None:
     """With --csr only a certificate comes back, beside the request, for the requested key."""
     system.run("client", "register", "agency")

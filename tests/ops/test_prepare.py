@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from broker.services.ca import authority
 from support import databases
 from support.installation import Installation
 
@@ -45,7 +46,10 @@ def test_a_server_that_is_away_is_said_before_anything_is_made(
 
 
 def test_an_interrupted_set_up_is_completed(installation: Installation, mariadb, tmp_path: Path) -> None:
-    """A database without schema, a service's certificate lost: the next call makes what is missing."""
+    """A database without schema, a service's certificate lost: the next call makes what is missing.
+
+    A certificate that ends soon is renewed, with the names that somebody gave it.
+    """
     url = databases.create(mariadb)
     places = {
         "BROKER_DATA_DIR": str(tmp_path / "data"),
@@ -56,8 +60,16 @@ def test_an_interrupted_set_up_is_completed(installation: Installation, mariadb,
     assert installation.broker("prepare", **places).returncode == 0
     lost = tmp_path / "certs" / "services" / "worker.crt"
     lost.unlink()
+    named = ("--dns", "broker.example", "--ip", "10.0.0.7", "--days", "20")
+    assert installation.broker("cert", "renew", "gateway", *named, **places).returncode == 0
+    ending = tmp_path / "certs" / "services" / "gateway.crt"
+    before = ending.read_bytes()
     done = installation.broker("prepare", **places)
     assert done.returncode == 0, done.stderr
-    assert f"Issued {lost}." in done.stdout.splitlines()
+    assert {f"Issued {lost}.", f"Issued {ending}."} <= set(done.stdout.splitlines())
+    assert ending.read_bytes() != before
+    dns, addresses = authority.names_of(ending)
+    assert {"localhost", "broker.example"} <= set(dns)
+    assert {"127.0.0.1", "10.0.0.7"} <= set(addresses)
     assert installation.failed("preflight", **places) == {}
     databases.drop(url)

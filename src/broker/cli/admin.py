@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from broker.cli.common import UserPath, confirm, json_option, print_json, with_settings, yes_option
+from broker.cli.following import changing, no_wait_option
 from broker.errors import NotFound
 from broker.settings import Settings
 
@@ -26,6 +27,7 @@ def client() -> None:
 @click.argument("name")
 @click.option("--domain", help="A note of whose it is; travels with its messages.")
 @json_option
+@no_wait_option
 @with_settings
 def register(settings: Settings, *, name: str, domain: str | None, as_json: bool) -> None:
     """A new producer, with encryption keys of its own. `broker cert issue NAME` then lets it in.
@@ -80,6 +82,7 @@ def list_clients(settings: Settings, *, as_json: bool) -> None:
     type=UserPath(exists=True, dir_okay=False),
     help="Read it here instead; keeps it off `ps`.",
 )
+@no_wait_option
 @with_settings
 def route(
     settings: Settings,
@@ -124,6 +127,7 @@ def route(
 @click.option("--reason", required=True, help="Recorded in the history, for good.")
 @yes_option
 @json_option
+@no_wait_option
 @with_settings
 def erase(settings: Settings, *, name: str, reason: str, yes: bool, as_json: bool) -> None:
     """Make everything that a client ever sent unreadable, for good.
@@ -156,7 +160,7 @@ async def _erase(settings: Settings, name: str, reason: str) -> dict[str, Any]:
     from broker.events import key_copies
     from broker.events.erasure import Erasure
 
-    async with opening.administration(settings) as tools:
+    async with changing(settings) as tools:
         copies = key_copies.opened(settings, tools.identity.log_id)
         erasure = Erasure(
             tools.clients, tools.registry, tools.redis, tools.keys, tools.reopening, copies=copies
@@ -169,7 +173,7 @@ async def _erase(settings: Settings, name: str, reason: str) -> dict[str, Any]:
 async def _client(settings: Settings, command: str, *args: Any) -> dict[str, Any]:
     from broker.cli import opening
 
-    async with opening.administration(settings) as tools:
+    async with changing(settings) as tools:
         done = await getattr(tools.clients, command)(*args, actor=opening.ACTOR)
         return _shown_client(done.value)
 
@@ -207,6 +211,7 @@ def user() -> None:
     "--password-stdin", is_flag=True, help="Read the password from stdin. Default: a new one, shown once."
 )
 @json_option
+@no_wait_option
 @with_settings
 def create(
     settings: Settings, *, email: str, role: str, clients: str, password_stdin: bool, as_json: bool
@@ -249,6 +254,7 @@ def list_users(settings: Settings, *, as_json: bool) -> None:
 @user.command("role")
 @click.argument("email")
 @click.argument("role", type=click.Choice(("user", "auditor", "admin")))
+@no_wait_option
 @with_settings
 def change_role(settings: Settings, *, email: str, role: str) -> None:
     """Give a user another role. The last admin stays one."""
@@ -259,6 +265,7 @@ def change_role(settings: Settings, *, email: str, role: str) -> None:
 @user.command("clients")
 @click.argument("email")
 @click.argument("names", metavar="A,B")
+@no_wait_option
 @with_settings
 def change_clients(settings: Settings, *, email: str, names: str) -> None:
     """Say whose messages a user sees, all of them; "" for nobody's."""
@@ -269,6 +276,7 @@ def change_clients(settings: Settings, *, email: str, names: str) -> None:
 @user.command()
 @click.argument("email")
 @click.option("--reason", help="Recorded in the history.")
+@no_wait_option
 @with_settings
 def disable(settings: Settings, *, email: str, reason: str | None) -> None:
     """End a user's sessions and let them in no more. The last admin stays."""
@@ -281,6 +289,7 @@ def disable(settings: Settings, *, email: str, reason: str | None) -> None:
 @click.option(
     "--password-stdin", is_flag=True, help="Read the password from stdin. Default: a new one, shown once."
 )
+@no_wait_option
 @with_settings
 def change_password(settings: Settings, *, email: str, password_stdin: bool) -> None:
     """Set a user's password."""
@@ -302,7 +311,7 @@ def _password(*, stdin: bool) -> str:
 async def _user(settings: Settings, command: str, *args: Any) -> Any:
     from broker.cli import opening
 
-    async with opening.administration(settings) as tools:
+    async with changing(settings) as tools:
         return (await getattr(tools.users, command)(*args, actor=opening.ACTOR)).value
 
 
@@ -312,7 +321,7 @@ async def _change(settings: Settings, command: str, email: str, *args: Any) -> A
     from broker.events import directory
 
     address = users.normalised_email(email)
-    async with opening.administration(settings) as tools:
+    async with changing(settings) as tools:
         for entry in await directory.users(tools.redis, tools.keys.control):
             if address == entry.email:
                 done = await getattr(tools.users, command)(entry.user_id, *args, actor=opening.ACTOR)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from broker.cli.common import UserPath, json_option, print_json, with_settings
+from broker.cli.following import changing, no_wait_option
 from broker.errors import NotFound
 from broker.settings import Settings
 
@@ -44,6 +45,15 @@ _out = click.option(
     type=UserPath(file_okay=False),
     help="Write NAME.crt and NAME.key here. Default: certs/clients/NAME/client.*, services certs/services/.",
 )
+_dns = click.option(
+    "--dns",
+    multiple=True,
+    metavar="NAME",
+    help="Of a gateway or server: reached by this name, besides localhost; may be given again.",
+)
+_ip = click.option(
+    "--ip", "ips", multiple=True, metavar="ADDRESS", help="Of a gateway or server: reached at this address."
+)
 
 
 @click.group()
@@ -61,7 +71,10 @@ def cert() -> None:
 @_days
 @_csr
 @_out
+@_dns
+@_ip
 @json_option
+@no_wait_option
 @with_settings
 def issue(settings: Settings, *, as_json: bool, **options: Any) -> None:
     """A certificate for NAME: a registered client, or a process of a service.
@@ -71,7 +84,8 @@ def issue(settings: Settings, *, as_json: bool, **options: Any) -> None:
       broker cert issue shop
       broker send --client shop --from +4915200000000 --body "Hello"
 
-    A client has one active certificate; `cert renew` replaces it without a gap.
+    A client has one active certificate; `cert renew` replaces it without a gap. It works everywhere when this
+    returns. A gateway or server reached under other names than this machine's takes --dns and --ip.
     """  # noqa: D301 - click's mark
     _tell(asyncio.run(_issue(settings, options)), as_json=as_json)
 
@@ -82,10 +96,16 @@ def issue(settings: Settings, *, as_json: bool, **options: Any) -> None:
 @_days
 @_csr
 @_out
+@_dns
+@_ip
 @json_option
+@no_wait_option
 @with_settings
 def renew(settings: Settings, *, as_json: bool, fingerprint: str | None, **options: Any) -> None:
-    """Replace NAME's certificate; the old one works for another day."""
+    """Replace NAME's certificate; the old one works for another day.
+
+    A gateway's or server's keeps its names, unless --dns or --ip say others.
+    """
     _tell(asyncio.run(_renew(settings, fingerprint, options)), as_json=as_json)
 
 
@@ -100,6 +120,7 @@ def renew(settings: Settings, *, as_json: bool, fingerprint: str | None, **optio
     help="Of RFC 5280, such as keyCompromise or superseded. Recorded, and in the revocation list.",
 )
 @json_option
+@no_wait_option
 @with_settings
 def revoke(
     settings: Settings,
@@ -172,10 +193,10 @@ def crl(settings: Settings, *, out: Path | None, der: bool) -> None:
 
 
 async def _issue(settings: Settings, options: dict[str, Any]) -> Written:
-    from broker.cli import issuing, opening
+    from broker.cli import issuing
 
     request = issuing.Request(**options)
-    async with opening.administration(settings) as tools:
+    async with changing(settings) as tools:
         try:
             return await issuing.issue(tools, request)
         except NotFound as error:
@@ -185,10 +206,10 @@ async def _issue(settings: Settings, options: dict[str, Any]) -> Written:
 
 
 async def _renew(settings: Settings, fingerprint: str | None, options: dict[str, Any]) -> Written:
-    from broker.cli import issuing, opening
+    from broker.cli import issuing
     from broker.events import directory
 
-    async with opening.administration(settings) as tools:
+    async with changing(settings) as tools:
         known = await directory.certificates(tools.redis, tools.keys.control)
         roles = {one.role for one in known if one.client_id == options["name"] and one.status == "active"}
         if not roles:
@@ -202,7 +223,7 @@ async def _revoke(
 ) -> tuple[CertificateEntry, ...]:
     from broker.cli import opening
 
-    async with opening.administration(settings) as tools:
+    async with changing(settings) as tools:
         done = await tools.certificates.revoke_certificate(**which, reason=reason, actor=opening.ACTOR)
         return done.value
 
@@ -239,6 +260,7 @@ def _tell(written: Written, *, as_json: bool) -> None:
     click.echo(f"Issued for {written.client_id} as {written.role}, good until {written.expires_at}.")
     rows = {"certificate": written.certificate, "key": written.private_key, "ca": written.ca}
     rows |= {"serial": written.serial, "fingerprint": written.fingerprint}
+    rows |= {"names": ", ".join(written.names) or None}
     for name, value in rows.items():
         if value is not None:
             click.echo(f"  {name:<12} {_near(value) if '/' in value else value}")

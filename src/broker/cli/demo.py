@@ -65,14 +65,12 @@ def demo(settings: Settings, *, full: bool, as_json: bool) -> None:
 
 
 async def _demo(settings: Settings, *, full: bool, quiet: bool) -> list[Shown]:
-    from broker.cli import opening, showing
+    from broker.cli import following, opening, showing
 
     url = opening.gateway_url(settings)
     await _reach(settings, url)
-    async with opening.administration(settings) as tools:
-        if await _make(tools):
-            # Every process follows the registry; what is older than this is trusted by none of them.
-            await asyncio.sleep(settings.trust_max_age + settings.trust_poll)
+    async with following.changing(settings) as tools:
+        await _make(tools)
         routes = await _routes(tools)
     messages = [
         showing.Shown(actor.client, routes[actor.client], actor.story, await _submit(settings, url, actor))
@@ -91,8 +89,8 @@ async def _reach(settings: Settings, url: str) -> None:
         await client.health()
 
 
-async def _make(tools: Tools) -> bool:
-    """Clients, routes and certificates, where they are missing; whether anything was."""
+async def _make(tools: Tools) -> None:
+    """Clients, routes and certificates, where they are missing."""
     from broker import clock
     from broker.cli import issuing
     from broker.cli.opening import ACTOR
@@ -102,14 +100,12 @@ async def _make(tools: Tools) -> bool:
     from broker.events.control import certificate_field, client_field
     from broker.services.ca.authority import read_certificate
 
-    changed = False
     for actor in ACTORS[1:]:
         known = await tools.registry.read(client_field(actor.client), ClientEntry)
         if known is None:
             await tools.clients.register_client(actor.client, actor=ACTOR)
         if known is None or (known.channel, known.target) != (actor.channel, actor.target):
             await tools.clients.change_route(actor.client, actor.channel, actor.target, actor=ACTOR)
-            changed = True
         request = issuing.Request(name=actor.client)
         certificate, key = issuing.places(tools.settings, request)
         if certificate.exists() and key.exists():
@@ -117,13 +113,11 @@ async def _make(tools: Tools) -> bool:
             entry = await tools.registry.read(certificate_field(found), CertificateEntry)
             if entry is not None and certificates.works(entry, clock.now_ms()):
                 continue
-        changed = True
         try:
             await issuing.issue(tools, request)
         except Conflict:
             # The registry has one whose files were lost.
             await issuing.issue(tools, request, renew=True)
-    return changed
 
 
 async def _routes(tools: Tools) -> dict[str, str]:

@@ -29,6 +29,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     csr: Path | None = None
     out: Path | None = None
     """A directory; the files are then NAME.crt and NAME.key in it."""
+    dns: tuple[str, ...] = ()
+    ips: tuple[str, ...] = ()
 
 
 class Written(msgspec.Struct, frozen=True):
@@ -42,6 +44,8 @@ class Written(msgspec.Struct, frozen=True):
     certificate: str
     private_key: str | None
     ca: str
+    names: list[str]
+    """By which a gateway or server is reached."""
 
 
 def places(settings: Settings, request: Request) -> tuple[Path, Path]:
@@ -76,13 +80,21 @@ async def issue(
 
     Raises ValidationError, NotFound, Conflict, and BrokerError when the files could not be written.
     """
+    from broker.services.ca.authority import names_of
+
     settings = tools.settings
     certificate, key = places(settings, request)
     if not renew:
         await _free(tools, certificate)
     ca = authority(settings)
+    dns, ips = _names(request, certificate if renew else None)
     issued: Issued = ca.issue(
-        request.name, request.role, validity_days=request.days, csr_pem=_read(request.csr)
+        request.name,
+        request.role,
+        validity_days=request.days,
+        csr_pem=_read(request.csr),
+        dns=dns,
+        ips=ips,
     )
     entry = issued.entry(request.name, request.role, issued_at_ms=clock.now_ms())
     if renew:
@@ -107,7 +119,23 @@ async def issue(
         str(certificate),
         None if issued.private_key_pem is None else str(key),
         str(settings.certs_dir / "ca.crt"),
+        [name for kind in names_of(certificate) for name in kind],
     )
+
+
+def _names(request: Request, replaced: Path | None) -> tuple[list[str], list[str]]:
+    """DNS names and addresses: what is asked for, else those of the file that is replaced, else none."""
+    from broker.services.ca.authority import names_of
+    from broker.services.ca.profiles import SERVER_ROLES
+
+    dns, ips = list(request.dns), list(request.ips)
+    if request.role in SERVER_ROLES:
+        if dns or ips:
+            # The other processes of its machine, and the checks there, go on reaching it.
+            return ["localhost", *dns], ["127.0.0.1", "::1", *ips]
+        if replaced is not None and replaced.exists():
+            return names_of(replaced)
+    return dns, ips
 
 
 async def _free(tools: Tools, certificate: Path) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from broker.cli.common import confirm, json_option, print_json, with_settings, yes_option
+from broker.cli.following import changing
 from broker.settings import Settings
 
 if TYPE_CHECKING:
@@ -110,32 +109,29 @@ def remove(settings: Settings, *, key_id: str, yes: bool) -> None:
     click.echo(f"Removed {key_id}. Back up {settings.keyring_path} now.")
 
 
-@asynccontextmanager
-async def _opened(settings: Settings) -> AsyncIterator[tuple[Tools, KeyRotation]]:
-    from broker.cli import opening
+def _rotation(settings: Settings, tools: Tools) -> KeyRotation:
     from broker.events import key_copies
     from broker.events.key_rotation import KeyRotation
 
-    async with opening.administration(settings) as tools:
-        # So long a proof counts that began just before a key was added.
-        proof = settings.trust_max_age + settings.trust_poll
-        rotation = KeyRotation(
-            tools.redis,
-            tools.keys.control,
-            tools.registry,
-            tools.keyring,
-            proof_seconds=proof,
-            copies=key_copies.opened(settings, tools.identity.log_id),
-        )
-        yield tools, rotation
+    # So long a proof counts that began just before a key was added.
+    proof = settings.trust_max_age + settings.trust_poll
+    return KeyRotation(
+        tools.redis,
+        tools.keys.control,
+        tools.registry,
+        tools.keyring,
+        proof_seconds=proof,
+        copies=key_copies.opened(settings, tools.identity.log_id),
+    )
 
 
 async def _listed(settings: Settings) -> dict[str, Any]:
+    from broker.cli import opening
     from broker.events import key_holders
     from broker.services.server.token_keys import TokenKeys
 
-    async with _opened(settings) as (tools, rotation):
-        numbers = await rotation.numbers()
+    async with opening.administration(settings) as tools:
+        numbers = await _rotation(settings, tools).numbers()
         holders = await key_holders.holders(tools.redis, tools.keys.control)
         signing = TokenKeys.open(settings.token_keys_path, tools.keyring)
         return {
@@ -165,7 +161,8 @@ async def _rotate(
     from broker.services.server.token_keys import TokenKeys
 
     done: dict[str, Any] = {}
-    async with _opened(settings) as (tools, rotation):
+    async with changing(settings) as tools:
+        rotation = _rotation(settings, tools)
         if all_clients:
             clients = await directory.clients(tools.redis, tools.keys.control)
             names = tuple(one.client_id for one in clients if one.status == "active")
@@ -190,7 +187,7 @@ async def _remove(settings: Settings, key_id: str) -> None:
     from broker.events.digests_key import DigestKey
     from broker.services.server.token_keys import TokenKeys
 
-    async with _opened(settings) as (tools, rotation):
+    async with opening.administration(settings) as tools:
         TokenKeys.open(settings.token_keys_path, tools.keyring)
         DigestKey.open(settings, tools.keyring)
-        await rotation.forget(key_id, actor=opening.ACTOR)
+        await _rotation(settings, tools).forget(key_id, actor=opening.ACTOR)

@@ -88,6 +88,8 @@ class ControlKeys(StreamKeys):
         """Hash: client → its keys, wrapped by the master key. Never in events, archive or data backups."""
         self.key_holders = f"{self.base}:key-holders"
         """Hash: process → milliseconds until which it counts, `|`, ids of the master keys it has loaded."""
+        self.followers = f"{self.base}:followers"
+        """Hash: process → id of the last control event that it has applied, empty before the first."""
 
     def notice(self, name: str, day: str) -> str:
         """String with expiry: this was said on this day."""

@@ -79,6 +79,8 @@ class Trust:
         self._last: str | None = None
         self._added = 0
         self._proved = asyncio.Event()
+        self.moved = asyncio.Event()
+        """Set whenever `revision` changes; whoever waits for it clears it."""
         self.proved_at: float | None = None
         """Monotonic time at which the last successful proof began."""
         self.failure: BrokerError | None = None
@@ -200,7 +202,7 @@ class Trust:
             return False
         if fields:
             await self._refresh(sorted(fields))
-        self._last, self._added = last, added
+        self._reached(last, added)
         return True
 
     async def _load(self) -> None:
@@ -211,7 +213,12 @@ class Trust:
         self._entries = known
         for client in self._wrapped.keys() | keys.keys():
             self._take_keys(client, keys.get(client))
-        self._last, self._added = text(newest), added
+        self._reached(text(newest), added)
+
+    def _reached(self, last: str, added: int) -> None:
+        if last != self._last:
+            self.moved.set()
+        self._last, self._added = last, added
 
     async def _refresh(self, fields: list[str]) -> None:
         """Read these fields again, and the keys of the clients among them."""

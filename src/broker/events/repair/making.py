@@ -60,7 +60,7 @@ class Maker:
         if isinstance(keys, PartitionKeys):
             gone = [keys.holds, keys.workers]
         if isinstance(keys, ControlKeys):
-            gone = [keys.key_holders]
+            gone = [keys.key_holders, keys.followers]
             fields = ["identity", whole, "complete", "1", "version", _version(plan)]
         pairs = [name for place in places(keys) for name in (self._made(plan, place), place)]
         newest = plan.newest

@@ -157,6 +157,11 @@ def read_certificate(path: Path) -> Issued:
     return describe(_pem_file(path))
 
 
+def names_of(path: Path) -> tuple[list[str], list[str]]:
+    """DNS names and addresses of the certificate in a PEM file. Raises NotFound or BrokenAuthority."""
+    return profiles.names_of(_pem_file(path))
+
+
 def _pem_file(path: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())

@@ -92,6 +92,8 @@ def alternative_names(role: str, dns: Iterable[str], ips: Iterable[str]) -> list
     if role in SERVER_ROLES and not dns and not ips:
         dns, ips = local_names()
     for name in dns:
+        if _is_address(name):
+            raise ValidationError("dns", f"takes names; {name} is an address")
         if not _is_dns(name):
             raise ValidationError("dns", f"takes DNS names such as broker.example; {name[:64]!r} is none")
     found: list[x509.GeneralName] = [x509.DNSName(name) for name in dict.fromkeys(dns)]
@@ -100,6 +102,16 @@ def alternative_names(role: str, dns: Iterable[str], ips: Iterable[str]) -> list
     except ValueError as error:
         raise ValidationError("ips", str(error)) from error
     return found
+
+
+def names_of(certificate: x509.Certificate) -> tuple[list[str], list[str]]:
+    """Its alternative names: DNS names and addresses."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return [], []
+    addresses = names.get_values_for_type(x509.IPAddress)
+    return names.get_values_for_type(x509.DNSName), [str(address) for address in addresses]
 
 
 def local_names() -> tuple[list[str], list[str]]:
@@ -111,6 +123,14 @@ def local_names() -> tuple[list[str], list[str]]:
 
 def _is_dns(name: str) -> bool:
     return len(name) <= MAX_DNS and _DNS.fullmatch(name) is not None
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def utc(ms: int) -> datetime:

@@ -1,0 +1,85 @@
+"""A command that changed the registry ends when every running process goes by it, or names those that do not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+from broker.cli import following
+from broker.settings import load
+from support import log
+from support.system import System, eventually
+
+LATE = "not every process goes by it"
+
+
+def change(system: System, *args: str) -> str:
+    """A command that succeeds; what it said on stderr."""
+    done = system.run(*args)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+@contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+async def test_what_was_issued_works_at_once(system: System) -> None:
+    """Issue and send, revoke and send, with nothing between; only a machine too busy to tell may have to wait."""
+
+    def send() -> subprocess.CompletedProcess[str]:
+        return system.run("send", "--client", "swift", "--from", "+4915200000000", "--body", "Hello")
+
+    told = change(system, "client", "register", "swift")
+    for _ in range(3):
+        told += change(system, "cert", "issue", "swift")
+        sent = send()
+        if LATE not in told:
+            assert sent.returncode == 0, sent.stderr
+        told += change(system, "cert", "revoke", "swift", "--reason", "superseded")
+        sent = send()
+        if LATE not in told:
+            assert "certificate_revoked" in sent.stderr, sent.stdout
+    assert LATE in told or told == ""
+
+
+async def test_who_hangs_is_named(system: System) -> None:
+    """A frozen process, and one of another machine that says nothing new; not one that was killed. Exit 0."""
+    redis, keys = system.redis(), system.keys().control
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    names = ["gateway@elsewhere:7:ab", f"worker@{socket.gethostname()}:{killed.pid}:cd"]
+    portal = system.members()["portal"]["pid"]
+    seconds, _ = await redis.time()
+    for name in names:
+        await redis.hset(keys.key_holders, name, f"{(seconds + 3600) * 1000}|m-1")
+    try:
+        with frozen(portal):
+            told = change(system, "client", "register", "unheard")
+            assert LATE in told
+            assert f"portal (PID {portal})" in told
+            assert "gateway (PID 7 on elsewhere)" in told
+            assert str(killed.pid) not in told
+            assert change(system, "client", "route", "unheard", "inbox", "--no-wait") == ""
+    finally:
+        await redis.hdel(keys.key_holders, *names)
+    await eventually(lambda: change(system, "client", "route", "unheard", "inbox") == "", what="all follow")
+    await system.healthy()
+    await redis.aclose()
+
+
+async def test_nobody_runs_nobody_is_waited_for(redis, log_name: str, tmp_path) -> None:
+    """Without a process the first look is enough; neither is `up` asked that does not run."""
+    keys, _ = await log.create(redis, log_name)
+    tools = SimpleNamespace(redis=redis, keys=keys, settings=load(environ={}, data_dir=tmp_path))
+    assert await following.behind(tools, 3600) == []
