@@ -64,7 +64,7 @@ class Parts(msgspec.Struct, frozen=True):
         """What says that this process is there, which master keys it has loaded, how far `trust` follows."""
         control = self.keys.control
         incarnation = self.identity.incarnations[control.stream]
-        return KeyHolder(self.redis, control, incarnation, self.keyring, role=self.role)
+        return KeyHolder(self.redis, control, incarnation, self.keyring, role=self.role, trust=trust)
 
     def appender(self, *, waitaof: bool = False) -> Appender:
         """Group commit with the settings' idempotency and durability."""
