@@ -242,14 +242,14 @@ async def _gateway(parts: Parts, stop: asyncio.Event) -> None:
 async def _server(parts: Parts, stop: asyncio.Event) -> None:
     from broker.projections.queries import Queries
     from broker.services.ca.signer import Signer
-    from broker.services.server.role import ServerRole
+    from broker.services.server.role import Given, ServerRole
 
     async with _serving(parts, "server", stop) as common:
         settings = parts.settings
         queries = Queries(settings.mysql_url or "", pool=settings.mysql_pool)
         signer = Signer(settings.certs_dir, settings.ca_key_path, settings.key_passphrase)
-        server = ServerRole(settings, database=queries, authority=signer, keyring=parts.keyring, **common)
-        await server.run(stop)
+        given = Given(settings=settings, database=queries, authority=signer, keyring=parts.keyring, **common)
+        await ServerRole(given).run(stop)
         await queries.close()
 
 

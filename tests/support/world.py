@@ -19,7 +19,7 @@ from broker.events.sealing import Sealer
 from broker.events.trust import Trust
 from broker.services.ca.signer import Signer
 from broker.services.gateway.role import GatewayRole
-from broker.services.server.role import ServerRole
+from broker.services.server.role import Given, ServerRole
 from broker.settings import Settings
 from support import log
 from support.pki import Pki
@@ -128,11 +128,12 @@ class World:
         """A running server."""
         async with self.parts(url) as parts:
             cert, key = self.pki.server
-            role = ServerRole(
-                settings or self.settings, **parts, database=database, keyring=self.keyring,
+            given = Given(
+                settings=settings or self.settings, **parts, database=database, keyring=self.keyring,
                 authority=authority or Signer(self.pki.directory, self.pki.directory / "ca.key"),
                 cert=cert, key=key, ca=self.pki.ca, certificate_ends_ms=self.service_ends_ms,
             )  # fmt: skip
+            role = ServerRole(given)
             async with _running(role) as running:
                 running.trust, running.role = parts["trust"], role
                 yield running

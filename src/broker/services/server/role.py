@@ -6,9 +6,12 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+from starlette.routing import BaseRoute
+
 from broker import lifecycle
 from broker.domain.authority import Authority
-from broker.domain.retry import RetryPolicy
+from broker.events import retry_policy
 from broker.events.acceptance import Acceptance
 from broker.events.appender import Appender
 from broker.events.connection import Redis
@@ -38,93 +41,58 @@ from broker.web.rate_limit import RateLimits
 from broker.web.serving import serve_surface
 
 
-class ServerRole:
-    """Serves the server's API until told to stop; requests in progress are finished.
+class Given(msgspec.Struct, frozen=True, kw_only=True):
+    """What a server is made of: the log and its keys, the read models, the authority, its certificate.
 
     `trust` must be running. `cert`, `key` and `ca` are PEM files, `certificate_ends_ms` is when `cert`
     expires. `full` says why the log takes nothing more, None while it does.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        redis: Redis,
-        keys: LogKeys,
-        identity: LogIdentity,
-        keyring: Keyring,
-        sealer: Sealer,
-        trust: Trust,
-        appender: Appender,
-        database: ReadModels | None,
-        authority: Authority,
-        cert: Path,
-        key: Path,
-        ca: Path,
-        certificate_ends_ms: int,
-        full: Full = lambda: None,
-    ) -> None:
+    settings: Settings
+    redis: Redis
+    keys: LogKeys
+    identity: LogIdentity
+    keyring: Keyring
+    sealer: Sealer
+    trust: Trust
+    appender: Appender
+    database: ReadModels | None
+    authority: Authority
+    cert: Path
+    key: Path
+    ca: Path
+    certificate_ends_ms: int
+    full: Full = lambda: None
+
+
+class ServerRole:
+    """Serves the server's API until told to stop; requests in progress are finished."""
+
+    def __init__(self, given: Given) -> None:
+        settings, redis, keys, identity = given.settings, given.redis, given.keys, given.identity
         self._settings = settings
-        self._appender = appender
-        self._context = tls.server_context(cert, key, ca)
-        policy = RetryPolicy(
-            settings.retry_schedule,
-            settings.retry_interval,
-            settings.retry_factor,
-            settings.retry_max_interval,
-            settings.retry_jitter,
-            settings.max_attempts,
-        )
+        self._appender = given.appender
+        self._context = tls.server_context(given.cert, given.key, given.ca)
         self._people = People(
-            settings, redis=redis, keys=keys, identity=identity, keyring=keyring, models=database
-        )
-        reads = reading_routes(
-            self._people.admitted,
-            database if isinstance(database, Queries) else None,
-            self._people.access,
+            settings,
             redis=redis,
             keys=keys,
             identity=identity,
-            sealer=sealer,
-            trust=trust,
+            keyring=given.keyring,
+            models=given.database,
         )
-        administration = admin_routes(
-            Parts(
-                settings=settings,
-                admins=self._people.admitted.only("admin"),
-                redis=redis,
-                keys=keys,
-                identity=identity,
-                keyring=keyring,
-                sealer=sealer,
-                trust=trust,
-                registry=self._people.registry,
-                access=self._people.access,
-                authority=authority,
-                database=database,
-            )
-        )
-        audit = audit_routes(
-            self._people.admitted, settings, redis=redis, keys=keys, identity=identity, keyring=keyring
-        )
+        notices = Notices(redis, keys.control)
         self._expiry = ExpiryWatch(
-            trust, authority, Notices(redis, keys.control), days=settings.certificate_warning_days
+            given.trust, given.authority, notices, days=settings.certificate_warning_days
         )
-        self._limiting = Limiting(settings, redis, keys, identity, sealer)
-        probe = Probe(redis, keys, identity, trust, full)
+        self._limiting = Limiting(settings, redis, keys, identity, given.sealer)
         self.app = app.build(
-            trust,
-            Registration(
-                redis,
-                keys,
-                sealer,
-                Acceptance(appender, sealer, full=full),
-                outcomes_kept_ms=settings.outcomes_kept_ms,
-            ),
-            Outcomes(redis, keys, identity, policy, outcomes_kept_ms=settings.outcomes_kept_ms),
-            Checks(probe, database, certificate_ends_ms=certificate_ends_ms),
+            given.trust,
+            _registration(given),
+            _outcomes(given),
+            _checks(given),
             partitions=len(keys.partitions),
-            people=[*self._people.routes(), *reads, *administration, *audit],
+            people=_for_people(given, self._people),
             limits=RateLimits(address=self._limiting.address, exempt=app.unlimited),
             metrics_public=settings.metrics_public,
             inspection=settings.inspection,
@@ -153,3 +121,59 @@ class ServerRole:
             stop=stop,
             on_bound=on_bound,
         )
+
+
+def _registration(given: Given) -> Registration:
+    acceptance = Acceptance(given.appender, given.sealer, full=given.full)
+    kept = given.settings.outcomes_kept_ms
+    return Registration(given.redis, given.keys, given.sealer, acceptance, outcomes_kept_ms=kept)
+
+
+def _outcomes(given: Given) -> Outcomes:
+    policy, kept = retry_policy.of(given.settings), given.settings.outcomes_kept_ms
+    return Outcomes(given.redis, given.keys, given.identity, policy, outcomes_kept_ms=kept)
+
+
+def _checks(given: Given) -> Checks:
+    probe = Probe(given.redis, given.keys, given.identity, given.trust, given.full)
+    return Checks(probe, given.database, certificate_ends_ms=given.certificate_ends_ms)
+
+
+def _for_people(given: Given, people: People) -> list[BaseRoute]:
+    """Every route that takes access tokens: signing in, reading, administration, audit."""
+    reads = reading_routes(
+        people.admitted,
+        given.database if isinstance(given.database, Queries) else None,
+        people.access,
+        redis=given.redis,
+        keys=given.keys,
+        identity=given.identity,
+        sealer=given.sealer,
+        trust=given.trust,
+    )
+    audit = audit_routes(
+        people.admitted,
+        given.settings,
+        redis=given.redis,
+        keys=given.keys,
+        identity=given.identity,
+        keyring=given.keyring,
+    )
+    return [*people.routes(), *reads, *admin_routes(_administration(given, people)), *audit]
+
+
+def _administration(given: Given, people: People) -> Parts:
+    return Parts(
+        settings=given.settings,
+        admins=people.admitted.only("admin"),
+        redis=given.redis,
+        keys=given.keys,
+        identity=given.identity,
+        keyring=given.keyring,
+        sealer=given.sealer,
+        trust=given.trust,
+        registry=people.registry,
+        access=people.access,
+        authority=given.authority,
+        database=given.database,
+    )
