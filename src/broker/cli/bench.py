@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 BENCHES = Path(__file__).resolve().parents[3] / "bench"
-SUPPORT = {"loadgen"}
+SUPPORT = {"filling", "loadgen"}
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
