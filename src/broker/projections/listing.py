@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Collection, Iterable, Sequence
-from datetime import datetime
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -18,6 +17,7 @@ from msgspec import Meta
 from broker.domain import ids
 from broker.errors import ValidationError
 from broker.projections import queries, sql
+from broker.projections.queries import Listed
 from broker.projections.store import Store
 
 BOUND: Final = 10_000
@@ -27,10 +27,7 @@ MAX_PER_PAGE: Final = 200
 Status = Literal["queued", "delivered", "failed"]
 STATUSES: Final[tuple[Status, ...]] = ("queued", "delivered", "failed")
 
-COLUMNS: Final = (
-    "message_id,client_id,status,parked,reason,cycle,attempt_count,queued_at,delivered_at,failed_at,"
-    "next_attempt_at,last_error,last_code,domain,certificate,correlation_id"
-)
+COLUMNS: Final = Listed.__struct_fields__
 _HASHES_ASKED: Final = 200
 
 
@@ -49,27 +46,6 @@ class Filter(msgspec.Struct, frozen=True):
     number_hashes: tuple[bytes, ...] | None = None
     parked: bool = False
     parked_reason: str | None = None
-
-
-class Listed(msgspec.Struct, frozen=True):
-    """A message without its body and number; times in milliseconds since the epoch."""
-
-    message_id: str
-    client_id: str
-    status: str
-    parked: bool
-    reason: str | None
-    cycle: int
-    attempt_count: int
-    queued_at: int
-    delivered_at: int | None
-    failed_at: int | None
-    next_attempt_at: int | None
-    last_error: str | None
-    last_code: int | None
-    domain: str | None
-    certificate: str | None
-    correlation_id: str | None
 
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -132,7 +108,7 @@ async def page(store: Store, wanted: Filter, *, per_page: int, at: int | Cursor 
         counted = int((await store.select(*count_query(wanted, keys)))[0]["n"])
     exact = counted <= BOUND
     total = min(counted, BOUND)
-    listed = [_listed(row) for row in rows[:per_page]]
+    listed = [queries.listed(row) for row in rows[:per_page]]
     following = None
     if len(rows) > per_page:
         last = listed[-1]
@@ -147,7 +123,7 @@ async def newest(store: Store, wanted: Filter, count: int) -> list[Listed]:
     branches = _branches(wanted)
     if not branches:
         return []
-    return [_listed(row) for row in await store.select(*page_query(wanted, branches, 1, count))]
+    return [queries.listed(row) for row in await store.select(*page_query(wanted, branches, 1, count))]
 
 
 async def sealed(store: Store, message_ids: Iterable[str]) -> dict[str, bytes]:
@@ -250,7 +226,7 @@ def page_query(
         args += [*branch.args, *branch.owners, *more]
     keys = f"{' UNION ALL '.join(parts)} ORDER BY q DESC,id DESC LIMIT {limit} OFFSET {offset}"
     # Rows are read for the page alone; what is passed over is read in the index.
-    columns = ",".join(f"m.{name}" for name in COLUMNS.split(","))
+    columns = ",".join(f"m.{name}" for name in COLUMNS)
     source = f"({keys}) k STRAIGHT_JOIN messages m ON m.message_id=k.id"
     return f"SELECT {columns} FROM {source} ORDER BY k.q DESC,k.id DESC", args
 
@@ -286,28 +262,3 @@ def _stamp(ms: int) -> str:
 def marks(values: Collection[object]) -> str:
     """The placeholders of a list of values."""
     return ",".join(["%s"] * len(values))
-
-
-def _listed(row: dict[str, Any]) -> Listed:
-    def ms(name: str) -> int | None:
-        value: datetime | None = row[name]
-        return None if value is None else queries.milliseconds(value)
-
-    return Listed(
-        message_id=row["message_id"],
-        client_id=row["client_id"],
-        status=row["status"],
-        parked=bool(row["parked"]),
-        reason=row["reason"],
-        cycle=row["cycle"],
-        attempt_count=row["attempt_count"],
-        queued_at=queries.milliseconds(row["queued_at"]),
-        delivered_at=ms("delivered_at"),
-        failed_at=ms("failed_at"),
-        next_attempt_at=ms("next_attempt_at"),
-        last_error=row["last_error"],
-        last_code=row["last_code"],
-        domain=row["domain"],
-        certificate=row["certificate"],
-        correlation_id=row["correlation_id"],
-    )

@@ -20,13 +20,14 @@ _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  the driver gives UTC times withou
 _MILLISECOND = timedelta(milliseconds=1)
 
 
-class MessageRow(msgspec.Struct, frozen=True):
-    """A message; times in milliseconds since the epoch, `attempt_count` of the current cycle."""
+class Listed(msgspec.Struct, frozen=True):
+    """A message without its body and number; times in milliseconds since the epoch.
+
+    `attempt_count` is of the current cycle.
+    """
 
     message_id: str
     client_id: str
-    sender_number_hashed: str
-    encrypted_body: bytes
     status: str
     parked: bool
     reason: str | None
@@ -41,6 +42,13 @@ class MessageRow(msgspec.Struct, frozen=True):
     domain: str | None
     certificate: str | None
     correlation_id: str | None
+
+
+class MessageRow(Listed, frozen=True):
+    """A message with what is sealed of it, and where its submit is in the log."""
+
+    sender_number_hashed: str
+    encrypted_body: bytes
     submitted: Position
 
 
@@ -154,26 +162,23 @@ def optional_milliseconds(value: datetime | None) -> int | None:
     return None if value is None else milliseconds(value)
 
 
+def listed(row: dict[str, Any]) -> Listed:
+    """A row of `messages` that has its columns at least."""
+    return Listed(**_listed(row))
+
+
+def _listed(row: dict[str, Any]) -> dict[str, Any]:
+    found = {name: row[name] for name in Listed.__struct_fields__}
+    for name in ("queued_at", "delivered_at", "failed_at", "next_attempt_at"):
+        found[name] = optional_milliseconds(found[name])
+    return found | {"parked": bool(row["parked"])}
+
+
 def _message(row: dict[str, Any]) -> MessageRow:
     return MessageRow(
-        message_id=row["message_id"],
-        client_id=row["client_id"],
+        **_listed(row),
         sender_number_hashed=row["sender_number_hashed"],
         encrypted_body=row["encrypted_body"],
-        status=row["status"],
-        parked=bool(row["parked"]),
-        reason=row["reason"],
-        cycle=row["cycle"],
-        attempt_count=row["attempt_count"],
-        queued_at=milliseconds(row["queued_at"]),
-        delivered_at=optional_milliseconds(row["delivered_at"]),
-        failed_at=optional_milliseconds(row["failed_at"]),
-        next_attempt_at=optional_milliseconds(row["next_attempt_at"]),
-        last_error=row["last_error"],
-        last_code=row["last_code"],
-        domain=row["domain"],
-        certificate=row["certificate"],
-        correlation_id=row["correlation_id"],
         submitted=Position(row["stream"], row["submitted_ms"], row["submitted_seq"]),
     )
 

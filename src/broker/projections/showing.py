@@ -11,7 +11,8 @@ from broker.errors import KeyErased, KeyUnavailable, Undecryptable, ValidationEr
 from broker.events.sealing import Plain, Sealer
 from broker.events.trust import Trust
 from broker.projections import listing
-from broker.projections.listing import Cursor, Filter, Listed
+from broker.projections.listing import Cursor, Filter
+from broker.projections.queries import Listed
 
 _MASKED_FROM, _MASKED_TO = 3, 2
 _TIMES: Final = ("queued_at", "delivered_at", "failed_at", "next_attempt_at")

@@ -13,8 +13,8 @@ from starlette.routing import Route
 from broker.domain import ids
 from broker.errors import NotFound, ValidationError
 from broker.projections import listing, timeline
-from broker.projections.listing import Filter, Listed, Page
-from broker.projections.queries import MessageRow
+from broker.projections.listing import Filter, Page
+from broker.projections.queries import Listed, MessageRow
 from broker.projections.showing import place
 from broker.services.portal import notices, pages
 from broker.services.portal.parts import Parts
@@ -94,8 +94,7 @@ async def message_page(
 ) -> Response:
     """The page of one message; `more` is what it shows besides."""
     steps = await timeline.of_message(parts.queries.store, ids.parse(row.message_id))
-    listed = Listed(**{name: getattr(row, name) for name in Listed.__struct_fields__})
-    message = parts.showing.message(listed, row.encrypted_body)
+    message = parts.showing.message(row, row.encrypted_body)
     shown_besides = {"plain": None, "wrong": ""} | more
     return pages.render(request, "message.html", status, message=message, steps=steps, **shown_besides)
 

@@ -20,7 +20,6 @@ from broker.events.sealing import Sealer
 from broker.events.trust import Trust
 from broker.events.types import BodyRead
 from broker.projections import listing, timeline
-from broker.projections.listing import Listed
 from broker.projections.queries import MessageRow
 from broker.projections.showing import Showing, fields, place
 from broker.services.server.bearer import Bearer, Caller
@@ -80,13 +79,12 @@ class Messages:
         if row is None or (mine is not None and row.client_id not in mine):
             raise NotFound
         steps = await timeline.of_message(self._models.store, message_id)
-        listed = _listed(row)
         if decrypt:
             plain = self._sealer.unseal(row.client_id, message_id, row.encrypted_body)
             await self._recorded(caller, row, reason)
-            found = fields(listed, plain.sender_number, plain.message_body)
+            found = fields(row, plain.sender_number, plain.message_body)
         else:
-            found = self._showing.message(listed, row.encrypted_body)
+            found = self._showing.message(row, row.encrypted_body)
         shown = wire.MessageDetail(**found, timeline=[_step(step) for step in steps])
         return Response(_encode(shown), headers=_HEADERS, media_type="application/json")
 
@@ -122,10 +120,6 @@ class Messages:
 def _clients(caller: Caller) -> tuple[str, ...] | None:
     """The clients whose messages they may see; None: all."""
     return None if caller.user.role == "admin" else tuple(caller.user.client_ids)
-
-
-def _listed(row: MessageRow) -> Listed:
-    return Listed(**{name: getattr(row, name) for name in Listed.__struct_fields__})
 
 
 def _step(step: timeline.Step) -> wire.Step:
