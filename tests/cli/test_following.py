@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -10,7 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 
+import msgspec
+import pytest
+
 from broker.cli import following
+from broker.embedded import state
 from broker.settings import load
 from support import log
 from support.system import System, eventually
@@ -78,8 +83,47 @@ async def test_who_hangs_is_named(system: System) -> None:
     await redis.aclose()
 
 
-async def test_nobody_runs_nobody_is_waited_for(redis, log_name: str, tmp_path) -> None:
-    """Without a process the first look is enough; neither is `up` asked that does not run."""
+@pytest.fixture
+async def tools(redis, log_name: str, tmp_path) -> SimpleNamespace:
+    """A log that no process follows."""
     keys, _ = await log.create(redis, log_name)
-    tools = SimpleNamespace(redis=redis, keys=keys, settings=load(environ={}, data_dir=tmp_path))
+    (tmp_path / "run").mkdir()
+    return SimpleNamespace(redis=redis, keys=keys, settings=load(environ={}, data_dir=tmp_path))
+
+
+async def test_nobody_runs_nobody_is_waited_for(tools) -> None:
+    """Without a process the first look is enough."""
     assert await following.behind(tools, 3600) == []
+
+
+async def test_a_process_that_has_long_said_nothing_is_named(tools) -> None:
+    """What `up` runs and still is there counts, whatever it says; what it restarts or stops does not."""
+    pid = os.getpid()
+    this = {"pid": pid, "created": state.created(pid)}
+    members = [
+        state.Member(name="portal", role="portal", state="running", **this),
+        state.Member(name="projector", role="projector", state="running", **this),
+        state.Member(name="worker", role="worker", state="waiting"),
+    ]
+    running = state.State(**this, data_dir=str(tools.settings.data_dir), phase="running", members=members)
+    state.save(running, tools.settings.data_dir)
+    assert await following.behind(tools, 0) == [f"portal (PID {pid})"]
+    state.save(msgspec.structs.replace(running, phase="stopping"), tools.settings.data_dir)
+    assert await following.behind(tools, 3600) == []
+
+
+async def test_an_interrupted_wait_loses_nothing(tools, monkeypatch, capsys) -> None:
+    """Ctrl-C ends the wait only: a password shown once is shown."""
+    begun = asyncio.Event()
+
+    async def endless(*_: object) -> list[str]:
+        begun.set()
+        await asyncio.Event().wait()
+        return []
+
+    monkeypatch.setattr(following, "behind", endless)
+    settling = asyncio.create_task(following._settle(tools))
+    await begun.wait()
+    settling.cancel()
+    assert await settling is None
+    assert "Recorded; not waited" in capsys.readouterr().err

@@ -58,6 +58,10 @@ async def changing(settings: Settings) -> AsyncIterator[Tools]:
 async def _settle(tools: Tools) -> None:
     try:
         late = await behind(tools, PATIENCE)
+    except asyncio.CancelledError:
+        # Ctrl-C ends the wait, not the command: what it shows only once must not be lost.
+        click.echo("Recorded; not waited until every process goes by it.", err=True)
+        return
     except BrokerError as error:
         click.echo(f"Recorded. Whether every process goes by it could not be asked: {error}", err=True)
         return

@@ -87,7 +87,7 @@ async def issue(
     if not renew:
         await _free(tools, certificate)
     ca = authority(settings)
-    dns, ips = _names(request, certificate if renew else None)
+    dns, ips = _names(settings, request, renew=renew)
     issued: Issued = ca.issue(
         request.name,
         request.role,
@@ -123,8 +123,8 @@ async def issue(
     )
 
 
-def _names(request: Request, replaced: Path | None) -> tuple[list[str], list[str]]:
-    """DNS names and addresses: what is asked for, else those of the file that is replaced, else none."""
+def _names(settings: Settings, request: Request, *, renew: bool) -> tuple[list[str], list[str]]:
+    """DNS names and addresses: what is asked for, else those of the file that is renewed, else none."""
     from broker.services.ca.authority import names_of
     from broker.services.ca.profiles import SERVER_ROLES
 
@@ -133,8 +133,11 @@ def _names(request: Request, replaced: Path | None) -> tuple[list[str], list[str
         if dns or ips:
             # The other processes of its machine, and the checks there, go on reaching it.
             return ["localhost", *dns], ["127.0.0.1", "::1", *ips]
-        if replaced is not None and replaced.exists():
-            return names_of(replaced)
+        # With --out the one that works may still lie in its usual place.
+        usual = msgspec.structs.replace(request, out=None, csr=None)
+        for place in (request, usual) if renew else ():
+            if (certificate := places(settings, place)[0]).exists():
+                return names_of(certificate)
     return dns, ips
 
 
