@@ -143,7 +143,7 @@ async def test_exported_form(store, events):
 async def test_by_index(store, events):
     """Subject, client and time are read by their indexes; what is sifted is bounded before."""
     await store.select("ANALYZE TABLE audit_log")
-    after = Cursor(START + 500, "0", 1, 0)
+    after, until = Cursor(START + 500, "0", 1, 0), Cursor(START + 100, "1", 1, 0)
     for wanted, key in (
         (Filter(), "at"),
         (Filter(START, START + 400), "at"),
@@ -153,13 +153,14 @@ async def test_by_index(store, events):
         (Filter(subject="client:demo"), "subject"),
         (Filter(subject="client:demo", client_id="demo"), "subject"),
     ):
-        for at in (None, after):
-            statement, args = auditing.page_query(wanted, at, 51)
+        sifted = wanted.types is not None or (wanted.subject is not None and wanted.client_id is not None)
+        for at, last in ((None, None), (after, None), (None, until), (after, until)):
+            statement, args = auditing.page_query(wanted, at, 51, last if sifted else None)
             plan = await store.select(f"EXPLAIN {statement}", args)
             reads = [row for row in plan if row["table"] == "audit_log"]
             assert [row["key"] for row in reads] == [key]
             if key != "subject":
-                assert "Using index" in reads[0]["Extra"]
+                assert sifted or "Using index" in reads[0]["Extra"]
                 assert "filesort" not in reads[0]["Extra"]
             assert [row["type"] for row in plan if row["table"] == "a"] in ([], ["eq_ref"])
 

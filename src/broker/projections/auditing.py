@@ -102,16 +102,13 @@ def cursor(value: str) -> Cursor:
 
 async def page(store: Store, wanted: Filter, *, limit: int, after: Cursor | None = None) -> Page:
     """Up to `limit` events after the cursor, older ones. Raises StoreUnavailable."""
-    sifting = bool(_sieve(wanted)[0])
-    rows = await store.select(*page_query(wanted, after, limit + 1))
+    last = None
+    if _sieve(wanted)[0]:
+        edge = await store.select(*window_query(wanted, after, 1, offset=SCAN - 1))
+        last = _cursor(edge[0]) if edge else None
+    rows = await store.select(*page_query(wanted, after, limit + 1, last))
     events = [_line(row) for row in rows[:limit]]
-    if len(rows) > limit:
-        return Page(events, _cursor(rows[limit - 1]))
-    if sifting:
-        last = await store.select(*window_query(wanted, after, 1, offset=SCAN - 1))
-        if last:
-            return Page(events, _cursor(last[0]))
-    return Page(events, None)
+    return Page(events, _cursor(rows[limit - 1]) if len(rows) > limit else last)
 
 
 async def one(store: Store, position: Position) -> ExportedLine | None:
@@ -122,22 +119,37 @@ async def one(store: Store, position: Position) -> ExportedLine | None:
     return _line(rows[0]) if rows else None
 
 
-def page_query(wanted: Filter, after: Cursor | None, limit: int) -> tuple[str, list[Any]]:
-    """The statement of up to `limit` events, and its arguments."""
+def page_query(
+    wanted: Filter, after: Cursor | None, limit: int, last: Cursor | None = None
+) -> tuple[str, list[Any]]:
+    """The statement of up to `limit` events, none older than `last`; and its arguments."""
     sieve, wants = _sieve(wanted)
-    keys, args = window_query(wanted, after, SCAN if sieve else limit)
+    if sieve:
+        # Row by row until the page is full.
+        index, where, args = _range(wanted, after, last)
+        return (
+            f"SELECT {','.join(_COLUMNS)} FROM audit_log FORCE INDEX ({index}) "
+            f"WHERE {' AND '.join([*where, *sieve])} ORDER BY {_order('')} LIMIT {limit}"
+        ), [*args, *wants]
+    keys, args = window_query(wanted, after, limit)
     columns = ",".join(f"a.{name}" for name in _COLUMNS)
     joined = " AND ".join(f"a.{name}=k.{name}" for name in _KEY[1:])
-    order = ",".join(f"k.{name} DESC" for name in _KEY)
-    where = f" WHERE {' AND '.join(sieve)}" if sieve else ""
     return (
-        f"SELECT {columns} FROM ({keys}) k STRAIGHT_JOIN audit_log a ON {joined}{where} "
-        f"ORDER BY {order} LIMIT {limit}"
-    ), [*args, *wants]
+        f"SELECT {columns} FROM ({keys}) k STRAIGHT_JOIN audit_log a ON {joined} ORDER BY {_order('k.')}"
+    ), args
 
 
 def window_query(wanted: Filter, after: Cursor | None, limit: int, offset: int = 0) -> tuple[str, list[Any]]:
     """The statement of the next `limit` keys by index, whatever else is asked of the events."""
+    index, where, args = _range(wanted, after, None)
+    return (
+        f"SELECT {','.join(_KEY)} FROM audit_log FORCE INDEX ({index}) WHERE {' AND '.join(where)} "
+        f"ORDER BY {_order('')} LIMIT {limit} OFFSET {offset}"
+    ), args
+
+
+def _range(wanted: Filter, after: Cursor | None, last: Cursor | None) -> tuple[str, list[str], list[Any]]:
+    """What an index answers: its name, conditions, their arguments. `after` is excluded, `last` is not."""
     index, where = "at", ["1=1"]
     args: list[Any] = []
     if wanted.subject is not None:
@@ -148,30 +160,32 @@ def window_query(wanted: Filter, after: Cursor | None, limit: int, offset: int =
         if ms is not None:
             where.append(f"at{sign}%s")
             args.append(_stamp(ms))
-    if after is not None:
-        stamp = _stamp(after.at)
-        where.append("at<=%s AND (at<%s OR stream<%s OR (stream=%s AND (ms<%s OR (ms=%s AND seq<%s))))")
-        args += [stamp, stamp, after.stream, after.stream, after.ms, after.ms, after.seq]
-    order = ",".join(f"{name} DESC" for name in _KEY)
-    return (
-        f"SELECT {','.join(_KEY)} FROM audit_log FORCE INDEX ({index}) WHERE {' AND '.join(where)} "
-        f"ORDER BY {order} LIMIT {limit} OFFSET {offset}"
-    ), args
+    for sign, end, edge in (("<", "<", after), (">", ">=", last)):
+        if edge is not None:
+            stamp = _stamp(edge.at)
+            same = f"ms{sign}%s OR (ms=%s AND seq{end}%s)"
+            where.append(f"at{sign}=%s AND (at{sign}%s OR stream{sign}%s OR (stream=%s AND ({same})))")
+            args += [stamp, stamp, edge.stream, edge.stream, edge.ms, edge.ms, edge.seq]
+    return index, where, args
+
+
+def _order(table: str) -> str:
+    return ",".join(f"{table}{name} DESC" for name in _KEY)
 
 
 def _sieve(wanted: Filter) -> tuple[list[str], list[str]]:
-    """What no index answers: conditions on `a`, and their arguments."""
+    """What no index answers: conditions, and their arguments."""
     where: list[str] = []
     args: list[str] = []
     if wanted.types is not None:
-        where.append(f"a.type IN ({','.join(['%s'] * len(wanted.types))})" if wanted.types else "FALSE")
+        where.append(f"type IN ({','.join(['%s'] * len(wanted.types))})" if wanted.types else "FALSE")
         args += wanted.types
     for column, value in (("actor", wanted.actor), ("correlation_id", wanted.correlation_id)):
         if value is not None:
-            where.append(f"a.{column}=%s")
+            where.append(f"{column}=%s")
             args.append(value)
     if wanted.subject is not None and wanted.client_id is not None:
-        where.append("a.client_id=%s")
+        where.append("client_id=%s")
         args.append(wanted.client_id)
     return where, args
 
