@@ -32,7 +32,8 @@ MEANINGS: Final[dict[str, dict[str, str]]] = {
         "log_full_ratio": "Share of Redis' memory from which on the gateway answers 503 `log_full`",
         "disk_free_min_mb": "Free disk, in MB, below which the answer is 503 `log_full` (embedded Valkey)",
         "embedded_maxmemory_mb": "Memory of the embedded Valkey, in MB",
-        "outcomes_kept": "How long Redis itself can tell how a message ended; MySQL always can",
+        "outcomes_kept": "How long Redis itself can tell how a message ended; MySQL always can. An id that a "
+        "caller of the internal API chose may be no older, a day at most",
         "idempotency_hours": "How long an `Idempotency-Key` is remembered",
     },
     "Read models (MySQL)": {
