@@ -43,7 +43,9 @@ async def provider(system: System, tmp_path_factory: pytest.TempPathFactory) -> 
         command = (sys.executable, "-m", "broker", "portal", "--data", str(system.data), "--port", str(port))
         with said.open("wb") as file, subprocess.Popen(command, env=environ, stderr=file) as portal:
             try:
-                await wait_until(lambda: portal.poll() is not None or listens(port), what="the portal")
+                await wait_until(
+                    lambda: portal.poll() is not None or listens(port), within=90, what="the portal"
+                )
                 assert portal.poll() is None, said.read_text()
                 yield made
             finally:
