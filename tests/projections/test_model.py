@@ -537,7 +537,7 @@ def test_at_every_statement_of_a_rebuild(model, name):
     model.record = None
     model.project("0", 20, None)
     model.archive("0", 2, None, after=False)
-    for word in range(0, 300, examples(5, 1)):
+    for word in range(0, 300, examples(2, 1)):
         model.fallen = False
         model.rebuild(name, ["archive"], [Fall(word)])
         model.tables_are_as_far_as_they_say()
@@ -547,6 +547,21 @@ def test_at_every_statement_of_a_rebuild(model, name):
     assert 20 < word < 290
 
 
+@pytest.mark.parametrize("steps", [0, 9])
+def test_at_every_statement_of_a_switch(machine, steps):
+    """Killed from the RENAME on, and settled by projectors that go on: nothing is counted twice, nothing held."""
+    for word in range(-1, 6):
+        fall = Fall(word, "after", since="RENAME TABLE") if word >= 0 else Fall(0, "before", since="RENAME")
+        one = machine()
+        one.begin(4, steps)
+        one.rebuild_falls("statistics", [], fall)
+        one.submit(2)
+        for _ in range(2):
+            one.project("0", 20, None)
+        one.tables_are_as_far_as_they_say()
+        one.teardown()
+
+
 def test_everything_happens_during_a_rebuild(model):
     """Events, cuts and projectors that go on between any two reads of a rebuild: none of it is lost."""
     for place, name in itertools.product(range(6), ("messages", "audit_log")):
@@ -554,8 +569,8 @@ def test_everything_happens_during_a_rebuild(model):
         model.submit(2)
         model.rebuild(name, [*[""] * place, "submit", "archive", "project", "archive", "project"], [])
         assert name not in model.damaged
-        model.tables_are_as_far_as_they_say()
         model.project("0", 20, None)
+        model.tables_are_as_far_as_they_say()
 
 
 def test_a_sleeper_that_was_overtaken_writes_nothing(model):
@@ -572,8 +587,8 @@ def test_any_order_leaves_the_tables_that_the_history_says(machine):
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=examples(15, 300),
-            stateful_step_count=examples(20, 50),
+            max_examples=examples(30, 300),
+            stateful_step_count=examples(25, 50),
             deadline=None,
             # Making a history shorter takes longer than a test may; few steps are read as they are.
             phases=(Phase.reuse, Phase.generate),

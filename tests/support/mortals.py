@@ -18,11 +18,15 @@ class Killed(BaseException):
 
 
 class Fall(NamedTuple):
-    """What happens at the statement number `word`: before it is sent, or when its answer would arrive."""
+    """What happens at a statement: before it is sent, or when its answer would arrive.
+
+    `word` is its number, from 0 on, counted from the first that begins with `since`.
+    """
 
     word: int
     when: Literal["before", "after"] = "after"
     what: Literal["dies", "cut off"] = "dies"
+    since: str = ""
 
 
 class MortalStore(Store):
@@ -46,6 +50,8 @@ class MortalStore(Store):
         async def query(*statement: Any) -> Any:
             self._breathe()
             if self.fall is None or self.fallen:
+                return await say(*statement)
+            if not self._words and not str(statement[0]).startswith(self.fall.since):
                 return await say(*statement)
             self._words += 1
             last = self._words > self.fall.word
