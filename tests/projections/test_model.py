@@ -566,8 +566,11 @@ def test_everything_happens_during_a_rebuild(model):
     """Events, cuts and projectors that go on between any two reads of a rebuild: none of it is lost."""
     for place, name in itertools.product(range(6), ("messages", "audit_log")):
         model.damage(name)
+        model.submit(3)
+        model.project("0", 20, None)
         model.submit(2)
-        model.rebuild(name, [*[""] * place, "submit", "archive", "project", "archive", "project"], [])
+        happens = ["archive", "submit", "project", "project", "archive", "project"]
+        model.rebuild(name, [*[""] * place, *happens], [])
         assert name not in model.damaged
         model.project("0", 20, None)
         model.tables_are_as_far_as_they_say()
