@@ -590,8 +590,8 @@ def test_any_order_leaves_the_tables_that_the_history_says(machine):
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=examples(30, 300),
-            stateful_step_count=examples(25, 50),
+            max_examples=examples(30, 100),
+            stateful_step_count=examples(25, 40),
             deadline=None,
             # Making a history shorter takes longer than a test may; few steps are read as they are.
             phases=(Phase.reuse, Phase.generate),
