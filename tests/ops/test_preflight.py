@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import subprocess
 import sys
@@ -63,6 +64,33 @@ def test_the_script_that_the_requirements_name_is_the_same_command(installation:
         )
         expected = installation.broker("preflight", "--json", **changes)
         assert (done.stdout, done.returncode) == (expected.stdout, expected.returncode)
+
+
+def test_the_scripts_that_the_requirements_name_work_with_any_python(tmp_path: Path) -> None:
+    """One that has no broker hands on to the checkout's launcher: command, options, the caller's directory, the code."""
+    tests = tmp_path / "tests"
+    tests.mkdir()
+    launcher = tmp_path / "broker"
+    launcher.write_text('#!/bin/sh\necho "$*" "in $BROKER_CALLER_DIR"\nexit 7\n')
+    launcher.chmod(0o755)
+    commands = {
+        "preflight_check": "preflight",
+        "integration_test": "test integration",
+        "load_test": "test load",
+        "security_test": "test security",
+    }
+    for name, command in commands.items():
+        shutil.copy(docs.ROOT / "tests" / f"{name}.py", tests)
+        # -S: without the packages of an environment.
+        done = subprocess.run(
+            [sys.executable, "-S", f"{name}.py", "--json"],
+            cwd=tests,
+            env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.stdout, done.returncode) == (f"{command} --json in {tests}\n", 7), done.stderr
 
 
 def test_a_python_that_is_too_old(installation: Installation, tmp_path: Path) -> None:
