@@ -66,14 +66,18 @@ async def test_a_burst_of_a_hundred_a_second(system: System, full, told, record)
 
 @pytest.mark.case("TC-L-004")
 async def test_a_day_compressed(system: System, full, told, record) -> None:
-    """A day's 100,000 messages in minutes instead of 24 hours, in batches: none lost, no slower at the end."""
+    """A day's 100,000 messages in minutes instead of 24 hours, in batches: none lost, no slower at the end.
+
+    Offered fast enough to be delivered within two minutes, which is the product's own aim.
+    """
     messages = 100_000 if full else 5_000
-    rate = 1000
+    rate = 1500
     async with watching(system) as watch:
         offered = await offer(system, rate, messages / rate, batch=100, told=told)
     found = await account(system, offered.accepted, within=300)
     form = f"compressed: {messages} messages at {rate}/s in batches of 100"
-    record("TC-L-004", form, **offered.figures(), **watch.figures(), **found.figures())
+    settled = {"until_settled_s": round(found.settled_at - offered.started, 1)}
+    record("TC-L-004", form, **settled, **offered.figures(), **watch.figures(), **found.figures())
     assert offered.success_rate == 1
     assert (found.lost, found.doubled) == ([], [])
     half = len(offered.requests) // 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 from support.system import System, eventually
@@ -16,6 +17,8 @@ class Account:
     accepted: int
     lost: list[str]
     doubled: list[str]
+    settled_at: float
+    """When every accepted message was seen to have ended in the table, by the loop's clock."""
 
     def figures(self) -> dict[str, int]:
         return {"accounted": self.accepted, "lost": len(self.lost), "doubled": len(self.doubled)}
@@ -24,9 +27,10 @@ class Account:
 async def account(system: System, accepted: set[str], within: float = 120.0) -> Account:
     """Wait until nothing is under way, then look for each id: delivered in the table, ended once in the history."""
     await eventually(lambda: _settled(system, accepted), within=within, what="every accepted message ended")
+    settled_at = asyncio.get_running_loop().time()
     ends = {row["subject"]: row["n"] for row in system.query(_ENDED)}
     lost = sorted(accepted - _ids(system, "delivered") | accepted - set(ends))
-    return Account(len(accepted), lost, sorted(one for one, count in ends.items() if count > 1))
+    return Account(len(accepted), lost, sorted(one for one, count in ends.items() if count > 1), settled_at)
 
 
 _ENDED = f"SELECT subject, COUNT(*) AS n FROM audit_log WHERE type IN {ENDS} GROUP BY subject"

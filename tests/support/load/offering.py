@@ -39,6 +39,8 @@ class Offered:
     requests: list[Request] = field(default_factory=list)
     elapsed: float = 0.0
     """From the first request to the last answer."""
+    started: float = 0.0
+    """When the first request was due, by the loop's clock."""
 
     @property
     def messages(self) -> int:
@@ -115,7 +117,7 @@ async def offer(
     run = secrets.token_hex(4)
     loop = asyncio.get_running_loop()
     lines = await _lines(system, min(connections, total), in_turn=in_turn)
-    started = loop.time()
+    started = offered.started = loop.time()
     tasks = []
     for number in range(total):
         due = started + number * batch / rate

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
+
+import msgspec
 
 from broker.cli.readiness.cases import FULL_LENGTH, SECTIONS, section
 from broker.cli.readiness.evidence import CaseResult, Evidence
@@ -22,9 +24,54 @@ PEAK: Final = "TC-L-005"
 """Offers more than can be taken, on purpose: its messages have to arrive, not to be answered quickly."""
 
 
+class Aim(msgspec.Struct, frozen=True):
+    """What the product asks of itself, beyond the requirements; judged where the case ran in full length."""
+
+    case: str
+    field: str
+    limit: float
+    form: str
+    """Of the measured value."""
+    asked: str
+
+    def missed(self, figures: dict[str, Any]) -> bool:
+        """Whether these figures miss it, or do not have it."""
+        found = figures.get(self.field)
+        if found is None:
+            return True
+        return bool(found < self.limit if self.field == "success_rate" else found > self.limit)
+
+    def reached(self, figures: dict[str, Any]) -> str:
+        """What was measured, in words."""
+        found = figures.get(self.field)
+        return "not measured" if found is None else self.form.format(found)
+
+
+AIMS: Final = (
+    *(
+        Aim(case, "success_rate", 0.9999, "success rate {:.3%}", "success rate at least 99.99%")
+        for case in FULL_LENGTH
+    ),
+    Aim("TC-L-003", "p99_ms", 250.0, "p99 {:.0f} ms", "p99 at most 250 ms"),
+    Aim(
+        "TC-L-004",
+        "until_settled_s",
+        120.0,
+        "all delivered and in MySQL after {:.1f} s",
+        "a day's messages delivered and in MySQL within 120 s",
+    ),
+)
+
+
 def reasons(evidence: Evidence) -> list[str]:
     """Why not to deploy; empty means DEPLOY."""
-    return [*_checks(evidence), *_cases(evidence.cases), *_regression(evidence), *_load(evidence)]
+    return [
+        *_checks(evidence),
+        *_cases(evidence.cases),
+        *_regression(evidence),
+        *_load(evidence),
+        *_aims(evidence),
+    ]
 
 
 def _checks(evidence: Evidence) -> list[str]:
@@ -86,4 +133,13 @@ def _load(evidence: Evidence) -> list[str]:
         for name, (field, most) in LIMITS.items():
             if case != PEAK and figures.get(field, 0) > most:
                 found.append(f"{case}: {name} {figures[field]:.0f} ms, at most {most:.0f} ms is asked.")
+    return found
+
+
+def _aims(evidence: Evidence) -> list[str]:
+    found = []
+    for aim in AIMS:
+        figures = evidence.load.get(aim.case)
+        if figures is not None and figures["full"] and aim.missed(figures):
+            found.append(f"{aim.case}: {aim.reached(figures)}, the product's own aim is {aim.asked}.")
     return found

@@ -8,6 +8,7 @@ from typing import Any
 from broker.cli.readiness.cases import SAME_RUN, TARGETS
 from broker.cli.readiness.document import Block, Graph, Heading, Points, Table, Text
 from broker.cli.readiness.evidence import CaseResult, Evidence
+from broker.cli.readiness.gate import AIMS, Aim
 
 DAY_SECONDS = 86_400
 DAY_MESSAGES = 100_000
@@ -78,6 +79,8 @@ def achieved(figures: Figures) -> str:
         said.append(f"at most {figures['connections_peak']} connections")
     if "shares" in figures:
         said.append("parts " + ", ".join(f"{round(count):,}" for count in figures["shares"].values()))
+    if "until_settled_s" in figures:
+        said.append(f"all delivered and in MySQL after {figures['until_settled_s']:.1f} s")
     if "lost_claims" in figures:
         said.append(f"{round(figures['lost_claims'])} claims lost")
     if "lost" in figures:
@@ -99,6 +102,7 @@ def figures(evidence: Evidence) -> list[Block]:
         Table(["Case", "Success", *COLUMNS.values()], rows),
         *_pages(evidence),
         *_day(evidence),
+        *_aims(evidence),
         Heading(3, "Graphs"),
         *_graphs(evidence),
     ]
@@ -135,6 +139,24 @@ def _day(evidence: Evidence) -> list[Block]:
                 f"{a_day:,.0f} a day, {a_day / DAY_MESSAGES:.0f} times the {DAY_MESSAGES:,} asked for."
             )
     return [Points(points)] if points else []
+
+
+def _aims(evidence: Evidence) -> list[Block]:
+    """What the product asks of itself beyond the requirements, and whether a full length reached it."""
+    rows = [[aim.case, aim.asked, *_judged(aim, evidence.load.get(aim.case))] for aim in AIMS]
+    return [
+        Heading(3, "The product's own aims"),
+        Text("Beyond what the requirements ask; judged where a case ran in its full length."),
+        Table(["Case", "Aim", "Measured", "Result"], rows),
+    ]
+
+
+def _judged(aim: Aim, figures: Figures | None) -> tuple[str, str]:
+    if figures is None:
+        return "–", "not run"
+    if not figures["full"]:
+        return aim.reached(figures), "not judged: short form"
+    return aim.reached(figures), "missed" if aim.missed(figures) else "reached"
 
 
 def _graphs(evidence: Evidence) -> list[Block]:
