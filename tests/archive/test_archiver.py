@@ -14,7 +14,7 @@ from broker.events.archive.archiver import Limits, State
 from broker.events.archive.storage import ArchiveUnavailable, LocalStorage
 from broker.events.archive.trimming import Trimmer
 from broker.events.positions import start
-from support import archives, histories, log
+from support import archives, buckets, histories, log
 from support.waiting import wait_until
 
 
@@ -229,6 +229,21 @@ async def test_storage_that_refuses_is_waited_for(redis, keys, tmp_path, what):
         setattr(storage, what, True)
         await wait_until(lambda: archived_upto(one.archive, at[-1]))
         await wait_until(lambda: one.status.state is State.OWNER)
+    assert archives.same(await archives.entries(one.archive), await archives.lying(redis, stream))
+
+
+async def test_replies_of_a_bucket_that_are_lost(redis, keys):
+    """⚠ What is stored although its writer hears of an error is not waited for: it goes on, and history is whole."""
+    stream = keys.partitions[0]
+    storage, client = buckets.unsteady()
+    client.mode = "unheard"
+    at = await histories.append(redis, stream, histories.happy(30))
+    one = archives.archiver(redis, stream, storage)
+    async with archives.running(one):
+        await wait_until(lambda: archived_upto(one.archive, at[-1]))
+        await wait_until(lambda: _recorded(redis, stream, at[-1].entry_id))
+        assert one.status.state is State.OWNER
+    assert client.refused > 0
     assert archives.same(await archives.entries(one.archive), await archives.lying(redis, stream))
 
 

@@ -11,6 +11,7 @@ from broker.errors import SettingsError
 from broker.events.archive import storage
 from broker.events.archive.storage import ArchiveUnavailable, BucketStorage, LocalStorage
 from broker.settings import Settings
+from support import buckets
 
 
 @pytest.fixture(params=["directory", "bucket"])
@@ -61,6 +62,28 @@ def test_a_bucket_s_object_is_never_overwritten():
     with pytest.raises(ArchiveUnavailable, match="another content"):
         place.put("a", b"second")
     assert place.get("a") == b"first"
+
+
+def test_a_bucket_that_stored_and_says_no():
+    """⚠ The reply was lost and the client's own next try refused, by whatever error: it is there, so all is well."""
+    place, client = buckets.unsteady()
+    client.mode = "unheard"
+    place.put("a", b"first")
+    client.mode = "allow"
+    place.put("a", b"first")
+    client.mode = "unheard"
+    with pytest.raises(ArchiveUnavailable, match="another content"):
+        place.put("a", b"second")
+    assert (place.get("a"), client.refused) == (b"first", 1)
+
+
+def test_a_bucket_that_refuses():
+    """Nothing is there, and the error is the bucket's."""
+    place, client = buckets.unsteady()
+    client.mode = "refuse"
+    with pytest.raises(ArchiveUnavailable, match="PermissionError: Access Denied"):
+        place.put("a", b"first")
+    assert place.get("a") is None
 
 
 @pytest.fixture

@@ -114,15 +114,18 @@ class BucketStorage:
 
     def put(self, name: str, content: bytes) -> None:
         """As in Storage."""
-        with self._refused():
-            try:
-                self._fs.pipe_file(self._path(name), content, mode="create")
+        try:
+            self._fs.pipe_file(self._path(name), content, mode="create")
+        except Exception as error:
+            # It may be there all the same: with the reply lost, even the client's own next try is refused.
+            there = self.get(name)
+            if there == content:
                 return
-            except FileExistsError:
-                pass
-        # The reply to an earlier attempt of ours was lost; anything else must not be touched.
-        if self.get(name) != content:
-            raise ArchiveUnavailable(f"{self.shown}/{name} is there already, with another content.")
+            if there is None:
+                raise self._unavailable(error) from error
+            raise ArchiveUnavailable(
+                f"{self.shown}/{name} is there already, with another content."
+            ) from error
 
     def get(self, name: str) -> bytes | None:
         """As in Storage."""
@@ -158,11 +161,12 @@ class BucketStorage:
     def _refused(self) -> Iterator[None]:
         try:
             yield
-        except FileExistsError:
-            raise
         except Exception as error:
-            # Each file system raises its own client's errors.
-            raise ArchiveUnavailable(f"{self.shown}: {type(error).__name__}: {error}") from error
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, error: Exception) -> ArchiveUnavailable:
+        """Each file system raises its own client's errors."""
+        return ArchiveUnavailable(f"{self.shown}: {type(error).__name__}: {error}")
 
 
 def opened(settings: Settings) -> Storage:
