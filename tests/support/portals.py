@@ -8,13 +8,19 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
+import msgspec
 
+from broker import bootstrap
+from broker.events.sealing import Sealer
+from broker.events.trust import Trust
+from broker.preparation import opened
 from broker.projections.queries import Queries
 from broker.services.ca.signer import Signer
 from broker.services.portal.role import PortalRole
 from broker.settings import Settings
 from support import browsing
 from support.browsing import PASSWORD, word
+from support.system import System
 from support.world import World
 
 
@@ -65,3 +71,41 @@ async def portal(
             stop.set()
             await running
             await queries.close()
+
+
+@contextlib.asynccontextmanager
+async def beside(system: System, mysql_url: str) -> AsyncIterator[str]:
+    """One more portal of a running system, in this process, with its tables at `mysql_url`; its origin."""
+    settings = msgspec.structs.replace(system.settings, mysql_url=mysql_url, portal_port=0)
+    queries = Queries(mysql_url)
+    stop, bound = asyncio.Event(), asyncio.get_running_loop().create_future()
+    async with opened(settings) as tools, contextlib.AsyncExitStack() as held:
+        parts = bootstrap.Parts(settings, tools.redis, tools.keys, tools.identity, tools.keyring, "portal")
+        following = bootstrap.connect(settings, pool=2)
+        held.push_async_callback(following.aclose)
+        control = tools.keys.control
+        incarnation = tools.identity.incarnations[control.stream]
+        trust = Trust(following, control, incarnation, tools.keyring, max_age=settings.trust_max_age)
+        cert, key, ca = parts.certificate("server")
+        async with bootstrap.followed(parts, trust, stop):
+            made = PortalRole(
+                settings,
+                redis=tools.redis,
+                keys=tools.keys,
+                identity=tools.identity,
+                keyring=tools.keyring,
+                sealer=Sealer(tools.keyring, trust.keys),
+                trust=trust,
+                queries=queries,
+                authority=Signer(settings.certs_dir, settings.ca_key_path, settings.key_passphrase),
+                cert=cert,
+                key=key,
+                ca=ca,
+            )
+            running = asyncio.create_task(made.run(stop, bound.set_result))
+            try:
+                yield f"http://localhost:{await asyncio.wait_for(bound, 30)}"
+            finally:
+                stop.set()
+                await running
+                await queries.close()

@@ -18,6 +18,7 @@ from broker.web.problems import Problem
 
 MAX_WATCHING: Final = 100
 """Streams of one kind of part at once."""
+_AWAY: Final = "away"
 _ENDED: Final = "event: ended\ndata: -\n\n"
 
 
@@ -63,11 +64,13 @@ class Live:
                         return
                     now = await look()
                 except BrokerError as error:
-                    now = Shown(pages.fragment("away.html", away=error.message))
-                yield _event(now.text)
-                if now.last:
-                    yield _ENDED
-                    return
+                    # What is shown stays; a script tells beside it why nothing new comes.
+                    yield _event(error.message, _AWAY)
+                else:
+                    yield _event(now.text)
+                    if now.last:
+                        yield _ENDED
+                        return
                 await lifecycle.wait_for(self._stopping, self._seconds)
         finally:
             self._watching -= 1
@@ -78,8 +81,9 @@ async def _farewell(page: str) -> AsyncIterator[str]:
     yield _ENDED
 
 
-def _event(text: str) -> str:
-    return "".join(f"data: {line}\n" for line in text.splitlines()) + "\n"
+def _event(text: str, kind: str = "") -> str:
+    named = f"event: {kind}\n" if kind else ""
+    return named + "".join(f"data: {line}\n" for line in text.splitlines()) + "\n"
 
 
 def _stream(events: AsyncIterator[str]) -> Response:

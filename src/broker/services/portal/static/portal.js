@@ -38,6 +38,40 @@
     for (const box of document.querySelectorAll(`input[name="${all.dataset.all}"]`)) box.checked = all.checked;
   });
 
+  // What cannot be had stays as it was, with a word about it until it comes again.
+  const AWAY = "Cannot be reached just now; trying again.";
+  const GONE = "This is not there for you any more. Load the page anew.";
+  const AGAIN_MS = 2000;
+  const tell = (text) => { document.getElementById("away").textContent = text; };
+
+  const passes = (status) => !status || status === 429 || status >= 500;
+
+  function failed(source, status) {
+    tell(passes(status) ? AWAY : GONE);
+    if (!passes(status)) return;
+    // What follows by itself does so again; a stream that never began, and a form, are asked for once more.
+    const again = source.hasAttribute("hx-sse:connect") ? "again" : source.matches("form") && "submit";
+    clearTimeout(source.again);
+    if (again) source.again = setTimeout(() => htmx.trigger(source, again), AGAIN_MS);
+  }
+
+  document.addEventListener("htmx:finally:request", ({ detail: { ctx } }) => {
+    const status = ctx.response?.status;
+    // Overtaken by another request: that one will say.
+    if (!status && ctx.request?.signal?.aborted && ctx.request.signal.reason !== "timeout") return;
+    clearTimeout(ctx.sourceElement.again);
+    // A filter that is wrong (400) is said in the list's place.
+    if (status <= 400) tell("");
+    else failed(ctx.sourceElement, status);
+  });
+  document.addEventListener("htmx:before:history:update", (event) => {
+    if (event.detail.response?.status > 400) event.preventDefault();
+  });
+  document.addEventListener("htmx:sse:error", ({ detail }) => tell(passes(detail.status) ? AWAY : GONE));
+  document.addEventListener("htmx:sse:after:connection", () => tell(""));
+  document.addEventListener("htmx:sse:after:message", ({ detail }) => { if (!detail.message.event) tell(""); });
+  document.addEventListener("away", ({ detail }) => tell(`${detail.data} Trying again.`));
+
   setInterval(count, 1000);
   count();
   local(document);
