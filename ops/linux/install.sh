@@ -23,7 +23,12 @@ while [ $# -gt 0 ]; do
 done
 here=$(CDPATH='' cd "$(dirname "$0")" && pwd -P)
 checkout=$(dirname "$(dirname "$here")")
-[ -n "$root" ] || [ "$(id -u)" = 0 ] || die 'run this as root, or with --root DIR'
+if [ -z "$root" ]; then
+    [ "$(id -u)" = 0 ] || die 'run this as root, or with --root DIR'
+    for tool in systemd-sysusers systemd-tmpfiles setpriv; do
+        command -v "$tool" >/dev/null || die "needs $tool (Debian, Ubuntu: apt-get install -y systemd util-linux)"
+    done
+fi
 
 find_python() {
     for python in ${PYTHON:+"$PYTHON"} python3 python3.13 python3.12 python3.11; do
@@ -91,6 +96,9 @@ install_files
 if [ -z "$root" ]; then
     systemd-sysusers broker.conf
     systemd-tmpfiles --create broker.conf
-    systemctl daemon-reload
+    # In a chroot or an image systemd is installed but does not run.
+    if [ -d /run/systemd/system ]; then
+        systemctl daemon-reload
+    fi
 fi
 say "installed. Next: /etc/broker/broker.env, then: broker prepare && broker preflight"

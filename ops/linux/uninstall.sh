@@ -18,7 +18,7 @@ rm -f /usr/lib/systemd/system/broker.target /usr/lib/systemd/system/broker-*.ser
     /usr/lib/systemd/system/broker-*.timer
 rm -rf /usr/lib/systemd/system/broker-*.service.d /opt/broker
 rm -f /usr/local/bin/broker /usr/lib/sysusers.d/broker.conf /usr/lib/tmpfiles.d/broker.conf
-systemctl daemon-reload
+[ ! -d /run/systemd/system ] || systemctl daemon-reload
 if [ "$purge" = yes ]; then
     rm -rf /etc/broker /var/lib/broker
     userdel broker 2>/dev/null || :
