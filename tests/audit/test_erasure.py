@@ -197,6 +197,27 @@ async def test_by_the_admin_api(world) -> None:
         assert (await people.post("auditor", path, {"reason": "x", "confirm": "demo"})).status == 403
 
 
+async def test_a_copy_leaves_the_copies_of_the_system_alone(world, tmp_path) -> None:
+    """⚠ On a copy for inspection an admin erases a client: of the log's keys elsewhere, the system's own, none goes."""
+    wrapped = await world.registry.client_keys("demo")
+    elsewhere = msgspec.structs.replace(world.settings, client_keys_url=str(tmp_path / "keys of the system"))
+    the_systems = key_copies.opened(elsewhere, world.identity.log_id)
+    the_systems.put("demo", Position("control", 1, 0), wrapped)
+    before = the_systems.held()
+    inspecting = msgspec.structs.replace(elsewhere, inspection=True)
+    async with world.server(settings=inspecting) as server:
+        people = Reading(world, server, None)
+        body = {"reason": "a trial", "confirm": "demo"}
+        answer = await people.post("admin", "/admin/clients/demo/erase", body)
+    assert answer.status == 200, answer.body
+    assert await world.registry.client_keys("demo") is None
+    assert the_systems.held() == before
+    assert the_systems.load() == {"demo": wrapped}
+    # Those in its own directory are the copy's.
+    own = key_copies.erasable(world.settings, world.identity.log_id, inspection=True)
+    assert own is not None
+
+
 async def test_digests_are_read_from_a_log_with_erasures(world, erasure: Erasure) -> None:
     """A digest after an erasure follows on the one before it."""
     exports = Exports.of(world.settings, world.redis, world.keys, world.identity, world.keyring)

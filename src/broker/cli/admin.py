@@ -136,7 +136,8 @@ def erase(settings: Settings, *, name: str, reason: str, yes: bool, as_json: boo
     log, the archive, the tables or their backups. Its certificates are revoked, its open messages end as
     discarded. That they were, and when, stays in the history, and every proof goes on to verify. Repeat it if
     it was interrupted. The next `broker backup create` takes its keys out of all backups there. Copies that
-    you made yourself (of Redis, of backups) are yours to destroy.
+    you made yourself (of Redis, of backups) are yours to destroy. On a copy that runs for inspection only
+    the copy's own keys are destroyed.
     """
     confirm(f"Nobody will be able to read anything of {name} again. Erase it?", yes=yes)
     done = asyncio.run(_erase(settings, name, reason))
@@ -161,7 +162,8 @@ async def _erase(settings: Settings, name: str, reason: str) -> dict[str, Any]:
     from broker.events.erasure import Erasure
 
     async with changing(settings) as tools:
-        copies = key_copies.opened(settings, tools.identity.log_id)
+        inspection = opening.for_inspection(settings)
+        copies = key_copies.erasable(settings, tools.identity.log_id, inspection=inspection)
         erasure = Erasure(
             tools.clients, tools.registry, tools.redis, tools.keys, tools.reopening, copies=copies
         )

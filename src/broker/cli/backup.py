@@ -74,12 +74,11 @@ def create(
     again. Files there are never changed, only added, but for the keys: each backup replaces them, so that
     keys that were destroyed are soon gone from all of them.
     """
-    from broker.embedded import state
+    from broker.cli import opening
     from broker.errors import Conflict
     from broker.events.backup.repository import Repository
 
-    running = state.running(settings.data_dir)
-    if settings.inspection or (running is not None and running.inspection):
+    if opening.for_inspection(settings):
         raise Conflict("This is a copy for inspection; its backups would pass for the system's own.")
     passphrase = known_passphrase(settings, passphrase_file, new=True)
     made = asyncio.run(_create(settings, Repository(target, keys_in), passphrase, **options))

@@ -35,6 +35,14 @@ def resolved(settings: Settings) -> Settings:
     return resolve(settings)
 
 
+def for_inspection(settings: Settings) -> bool:
+    """Whether this is a copy that is only looked at: by its settings, or as `up --inspect` runs on it now."""
+    from broker.embedded.state import running
+
+    state = running(settings.data_dir)
+    return settings.inspection or (state is not None and state.inspection)
+
+
 @asynccontextmanager
 async def log(settings: Settings) -> AsyncIterator[tuple[Redis, LogKeys]]:
     """Redis and the keys of the log that it holds, for reading. Raises NotRunning, LogRefused."""

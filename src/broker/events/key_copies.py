@@ -185,6 +185,16 @@ def opened(settings: Settings, log_id: str) -> KeyCopies:
     return KeyCopies(storage.beside(settings), log_id)
 
 
+def erasable(settings: Settings, log_id: str, *, inspection: bool) -> KeyCopies | None:
+    """As `opened`, to be changed; where a copy runs for inspection only those in its own data directory.
+
+    Copies elsewhere are those of the system that was copied, which may need them yet.
+    """
+    if inspection and (settings.client_keys_url or settings.archive_url):
+        return None
+    return opened(settings, log_id)
+
+
 def _named(entries: Iterable[Entry]) -> list[str]:
     """The clients whose keys these events have changed. Raises UnknownEvent."""
     found: set[str] = set()

@@ -40,7 +40,9 @@ class Clients:
     def __init__(self, parts: Parts) -> None:
         self._admins = parts.admins
         self._commands = ClientCommands(parts.registry, parts.keyring)
-        copies = key_copies.opened(parts.settings, parts.identity.log_id)
+        copies = key_copies.erasable(
+            parts.settings, parts.identity.log_id, inspection=parts.settings.inspection
+        )
         self._erasure = Erasure(
             self._commands, parts.registry, parts.redis, parts.keys, parts.reopening, copies=copies
         )
