@@ -118,7 +118,8 @@ def inspected(role: str, settings: Settings) -> Settings:
         return settings
     if role not in {"server", "projector", "portal"}:
         raise SettingsError(
-            f"inspection (BROKER_INSPECTION) is set: nothing is accepted or delivered, so no {role} runs."
+            "This is a copy for inspection, by `up --inspect` or the setting inspection (BROKER_INSPECTION): "
+            f"nothing is accepted or delivered, so no {role} runs."
         )
     return msgspec.structs.replace(settings, otlp_url=None, oidc_issuer=None)
 

@@ -16,6 +16,7 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from broker import clock
+from broker.events import log_identity
 from support.system import System, eventually
 
 
@@ -73,6 +74,10 @@ async def undelivered(system: System) -> tuple[list[dict[bytes, bytes]], list[in
 
 async def look_at(copy: System, open_messages: int) -> None:
     """`up --inspect`: what reads works, what would accept or deliver refuses, and nothing moves."""
+    mistyped = System(copy.data.with_name("restord"))
+    nothing = await asyncio.to_thread(mistyped.run, "up", "--detach", "--inspect")
+    assert (nothing.returncode, "no installation to look at" in nothing.stderr) == (1, True)
+    assert not mistyped.data.exists()
     done = await asyncio.to_thread(copy.run, "up", "--detach", "--inspect")
     assert done.returncode == 0, f"{done.stderr}\n{copy.logs()}"
     assert "For inspection: nothing is accepted, delivered or sent" in done.stdout
@@ -110,16 +115,30 @@ async def look_at(copy: System, open_messages: int) -> None:
     assert len(exported.stdout.splitlines()) > open_messages
     verified = copy.run("events", "verify", "--live")
     assert verified.returncode == 0, verified.stdout + verified.stderr
-    copy.overrides["inspection"] = "true"
+    # Whatever the settings of another shell say.
     for role in ("gateway", "worker"):
         ended = copy.run(role)
         assert (ended.returncode, f"no {role} runs" in ended.stdout + ended.stderr) == (2, True)
-    del copy.overrides["inspection"]
     refusal = copy.run(
         "backup", "create", str(copy.data / "no"), "--passphrase-file", str(copy.certs / "ca.crt")
     )
     assert (refusal.returncode, "copy for inspection" in refusal.stderr) == (1, True)
+    erase_in_copy(copy)
     assert await undelivered(copy) == before
+
+
+def erase_in_copy(copy: System) -> None:
+    """What is erased there takes nothing of the system's, where the copy was told of a place that both know."""
+    assert copy.run("client", "register", "gone", "--no-wait").returncode == 0
+    shared = copy.data.parent / "shared"
+    kept = shared / log_identity.read_file(copy.settings).log_id / f"gone@1-0.{'0' * 16}"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"keys of the system's own")
+    copy.overrides["client_keys_url"] = str(shared)
+    erased = copy.run("client", "erase", "gone", "--reason", "a trial", "--yes", "--no-wait")
+    del copy.overrides["client_keys_url"]
+    assert erased.returncode == 0, erased.stderr
+    assert [path.name for path in kept.parent.iterdir()] == [kept.name]
 
 
 @contextmanager

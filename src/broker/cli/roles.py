@@ -12,11 +12,15 @@ from broker.settings import Settings
 
 
 def _run(role: str, settings: Settings) -> None:
-    """Run until a signal; exit with the role's code."""
-    from broker.bootstrap import run_role
-    from broker.embedded.urls import resolve
+    """Run until a signal; exit with the role's code. Beside `up --inspect` it is for inspection, too."""
+    import msgspec
 
-    sys.exit(run_role(role, resolve(settings)))
+    from broker.bootstrap import run_role
+    from broker.cli import opening
+
+    inspection = opening.for_inspection(settings)
+    settings = msgspec.structs.replace(opening.resolved(settings), inspection=inspection)
+    sys.exit(run_role(role, settings))
 
 
 def _with(settings: Settings, **changes: Any) -> Settings:

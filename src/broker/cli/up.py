@@ -40,6 +40,8 @@ def up(
     and a private MariaDB in the data directory. It can be called again at any time.
     """
     settings = settings_for(data, workers=workers, gateways=gateways, inspection=inspect or None)
+    if settings.inspection:
+        _check_there(settings)
     if detach:
         from broker.embedded import detached as background
 
@@ -48,6 +50,20 @@ def up(
     from broker.cli.foreground import run
 
     sys.exit(run(settings, interactive=not detached))
+
+
+def _check_there(settings: Settings) -> None:
+    """Raises NotFound where there is nothing to look at: `up` would make a new installation and show it."""
+    from broker.errors import NotFound
+    from broker.events import log_identity
+    from broker.preparation import check_restored
+
+    check_restored(settings)
+    if not (path := log_identity.file_path(settings)).exists():
+        raise NotFound(
+            f"{settings.data_dir} holds no installation to look at ({path} is missing). Is it the right "
+            "directory? `broker backup restore` makes one."
+        )
 
 
 @click.command()
