@@ -8,6 +8,7 @@ import pytest
 
 from support import system as systems
 from support.load import results
+from support.spreading import beside_others
 from support.system import System
 
 
@@ -47,6 +48,8 @@ def record(full: bool) -> Callable[..., None]:
     """Keeps a case's figures for the report."""
 
     def keep(case: str, form: str, **figures: object) -> None:
-        results.record(case, full=full, form=form, figures=figures)
+        # Where others share out the tests, some may still run beside any of these.
+        shared = ", in a run shared with other tests" if beside_others() else ""
+        results.record(case, full=full, form=form + shared, figures=figures)
 
     return keep

@@ -8,9 +8,8 @@ from __future__ import annotations
 import pytest
 
 from support.load.accounting import account
-from support.load.offering import offer
+from support.load.offering import Request, offer
 from support.load.watching import watching
-from support.spreading import beside_others
 from support.system import System, eventually
 
 pytestmark = pytest.mark.timeout(0)
@@ -19,7 +18,7 @@ pytestmark = pytest.mark.timeout(0)
 async def sustained(system: System, rate: float, seconds: float, told) -> tuple:
     async with watching(system) as watch:
         offered = await offer(system, rate, seconds, told=told)
-    found = await account(system, offered.accepted)
+    found = await account(system, offered)
     return offered, watch, found
 
 
@@ -28,8 +27,7 @@ async def test_one_a_second(system: System, full, told, record) -> None:
     """One message a second for an hour: 95 % succeed, 1 s on average and 5 s at p99; none lost, none doubled."""
     seconds = 3600 if full else 15
     offered, watch, found = await sustained(system, 1, seconds, told)
-    form = f"1/s for {seconds} s{', beside the other tests' if beside_others() else ''}"
-    record("TC-L-001", form, **offered.figures(), **watch.figures(), **found.figures())
+    record("TC-L-001", f"1/s for {seconds} s", **offered.figures(), **watch.figures(), **found.figures())
     assert offered.success_rate >= 0.95
     assert offered.average < 1
     assert offered.quantile(0.99) < 5
@@ -74,7 +72,7 @@ async def test_a_day_compressed(system: System, full, told, record) -> None:
     rate = 1500
     async with watching(system) as watch:
         offered = await offer(system, rate, messages / rate, batch=100, told=told)
-    found = await account(system, offered.accepted, within=300)
+    found = await account(system, offered, within=300)
     form = f"compressed: {messages} messages at {rate}/s in batches of 100"
     settled = {"until_settled_s": round(found.settled_at - offered.started, 1)}
     record("TC-L-004", form, **settled, **offered.figures(), **watch.figures(), **found.figures())
@@ -86,3 +84,14 @@ async def test_a_day_compressed(system: System, full, told, record) -> None:
     ]
     medians = [part[len(part) // 2] for part in halves]
     assert medians[1] <= max(0.5, 3 * medians[0]), f"slower and slower: {medians}"
+
+
+async def test_a_message_that_no_answer_named_is_a_double(system: System) -> None:
+    """In the log under an id of nobody's: doubled, unless a request without an answer explains it."""
+    offered = await offer(system, 10, 0.3)
+    [hidden] = offered.requests[0].ids
+    assert (await account(system, offered)).doubled == []
+    offered.requests[0] = Request(offered.requests[0].seconds, 0, [])
+    assert (await account(system, offered)).doubled == []
+    del offered.requests[0]
+    assert (await account(system, offered)).doubled == [hidden]

@@ -14,6 +14,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from broker import clock
 from support.system import System
 
 # A gateway takes no more than 16 of one producer at once.
@@ -41,6 +42,8 @@ class Offered:
     """From the first request to the last answer."""
     started: float = 0.0
     """When the first request was due, by the loop's clock."""
+    since_ms: int = 0
+    """The same by the wall clock: ids made of these messages are no older."""
 
     @property
     def messages(self) -> int:
@@ -118,6 +121,7 @@ async def offer(
     loop = asyncio.get_running_loop()
     lines = await _lines(system, min(connections, total), in_turn=in_turn)
     started = offered.started = loop.time()
+    offered.since_ms = clock.now_ms()
     tasks = []
     for number in range(total):
         due = started + number * batch / rate
