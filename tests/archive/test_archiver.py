@@ -7,14 +7,16 @@ import json
 import shutil
 from itertools import pairwise
 
+import fsspec
 import pytest
 
 from broker.events import connection, types
 from broker.events.archive.archiver import Limits, State
-from broker.events.archive.storage import ArchiveUnavailable, LocalStorage
+from broker.events.archive.storage import ArchiveUnavailable, BucketStorage, LocalStorage
 from broker.events.archive.trimming import Trimmer
 from broker.events.positions import start
 from support import archives, buckets, histories, log
+from support.proxy import proxy_to_port
 from support.waiting import wait_until
 
 
@@ -245,6 +247,47 @@ async def test_replies_of_a_bucket_that_are_lost(redis, keys):
         assert one.status.state is State.OWNER
     assert client.refused > 0
     assert archives.same(await archives.entries(one.archive), await archives.lying(redis, stream))
+
+
+async def test_a_reply_of_a_real_bucket_that_is_lost(redis, keys, s3, monkeypatch):
+    """⚠ Over HTTP: the put arrives, its reply does not, the client tries once more and is refused; it goes on."""
+    stream = keys.partitions[0]
+    bucket = buckets.Bucket()
+    async with proxy_to_port(s3) as proxy:
+        monkeypatch.setitem(fsspec.config.conf, "s3", buckets.addressed(proxy.port))
+        one = archives.archiver(redis, stream, BucketStorage(bucket.url))
+        async with archives.running(one):
+            await wait_until(lambda: one.status.state is State.OWNER)
+            # It asks for nothing before it puts its first segment.
+            proxy.mode, proxy.drops = "drop-reply", 1
+            at = await histories.append(redis, stream, histories.happy(30))
+            await wait_until(lambda: archived_upto(one.archive, at[-1]))
+            await wait_until(lambda: _recorded(redis, stream, at[-1].entry_id))
+            assert (proxy.dropped, one.status.state) == (1, State.OWNER)
+        assert archives.same(await archives.entries(one.archive), await archives.lying(redis, stream))
+
+
+async def test_a_refusing_bucket_keeps_everything(redis, keys):
+    """⚠ Nothing is cut before it is archived, and the state says why; then all goes on, nothing twice."""
+    stream = keys.partitions[0]
+    storage, client = buckets.unsteady()
+    at = await histories.append(redis, stream, histories.happy(30))
+    await redis.xgroup_create(stream.events, "delivery", at[-1].entry_id)
+    expected = await archives.lying(redis, stream)
+    one = archives.archiver(redis, stream, storage)
+    trimmer = Trimmer([one], _nothing, lambda: 0)
+    client.mode = "refuse"
+    async with archives.running(one):
+        await wait_until(lambda: one.status.state is State.NO_ARCHIVE and client.refused > 1)
+        await trimmer.trim(one, {})
+        assert (trimmer.status["0"].holder, await redis.xlen(stream.events)) == ("archive", 90)
+        assert (one.status.lag_events, one.status.detail.endswith("Access Denied")) == (90, True)
+        client.mode = "allow"
+        await wait_until(lambda: _recorded(redis, stream, at[-1].entry_id))
+        await wait_until(lambda: one.status.state is State.OWNER)
+        await trimmer.trim(one, {})
+        assert await redis.xlen(stream.events) == 1
+    assert archives.same(await archives.entries(one.archive), expected)
 
 
 async def test_a_refused_archiver_stops_when_told(redis, keys, tmp_path):

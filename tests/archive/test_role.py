@@ -12,13 +12,15 @@ import msgspec
 import pytest
 
 from broker.events import connection
+from broker.events.archive.storage import BucketStorage
+from broker.events.archive.store import StreamArchive
 from broker.projections import schema
 from broker.projections.store import Store
 from broker.services.projector import archiving
 from broker.services.projector.archiving import Archiving
 from broker.services.projector.role import Projector
 from broker.settings import Settings
-from support import archives, databases, histories, log
+from support import archives, buckets, databases, histories, log
 from support.readmodels import count, reached
 from support.waiting import wait_until
 
@@ -36,10 +38,11 @@ async def store(mariadb):
 
 
 @asynccontextmanager
-async def running(redis, keys, identity, url: str, directory, **options):
-    """A projector that archives into `directory`, and a client of its metrics port."""
+async def running(redis, keys, identity, url: str, directory, *, archive_url=None, **options):
+    """A projector that archives into `directory` or a bucket, and a client of its metrics port."""
     settings = Settings(
         data_dir=directory,
+        archive_url=archive_url,
         projector_metrics_port=0,
         lease_ttl=1.0,
         archive_segment_seconds=0.1,
@@ -208,6 +211,49 @@ async def test_a_lost_archive_alerts(redis, log_name, store, tmp_path):
         assert await redis.xlen(stream.events) == 31
 
 
+async def test_a_bucket_that_refuses_writes(redis, log_name, store, tmp_path, s3):
+    """⚠ Nothing is cut, health and metrics say what is waited for; allowed again, all of it is archived once."""
+    keys, identity = await log.create(redis, log_name)
+    stream = keys.partitions[0]
+    bucket = buckets.Bucket()
+    bucket.refuse_writes()
+    archive = StreamArchive(BucketStorage(bucket.url), identity.log_id, "0")
+    async with running(redis, keys, identity, store.url, tmp_path, archive_url=bucket.url) as (_, client):
+        await delivered(redis, stream, 0)
+
+        async def alerts() -> bool:
+            found = [
+                await value(client, f"broker_{name}")
+                for name in (
+                    'archive_state{state="waiting for the archive",stream="0"}',
+                    'trim_held{holder="archive",stream="0"}',
+                    'archive_unsealed_events{stream="0"}',
+                )
+            ]
+            overdue = await value(client, 'broker_trim_overdue_seconds{stream="0"}')
+            return found == [1, 1, 30] and overdue > 0.3
+
+        await wait_until(alerts)
+        code, status, checks = await health(client)
+        assert (code, status) == (200, "degraded")
+        assert "stream 0: waiting for the archive" in checks["archive"]
+        assert archive.last() is None
+        assert await redis.xlen(stream.events) == 30
+        expected = await archives.lying(redis, stream)
+        bucket.allow_writes()
+
+        async def cut() -> bool:
+            return await redis.xlen(stream.events) == 1
+
+        await wait_until(cut)
+        await wait_until(partial(_well, client))
+    assert archives.same(await archives.entries(archive), expected)
+
+
+async def _well(client: httpx.AsyncClient) -> bool:
+    return (await health(client))[:2] == (200, "healthy")
+
+
 async def test_short_memory_shortens_history(redis, log_name, store, tmp_path):
     """With memory running short no more history is kept than is needed."""
     keys, identity = await log.create(redis, log_name)
@@ -254,9 +300,5 @@ async def test_storage_that_cannot_be_written_degrades(own_valkey, log_name, sto
         end = await delivered(redis, keys.partitions[0], 0)
         await wait_until(lambda: reached(store, end))
         (tmp_path / "archive").unlink()
-
-        async def well() -> bool:
-            return (await health(client))[:2] == (200, "healthy")
-
-        await wait_until(well)
+        await wait_until(partial(_well, client))
     await redis.aclose()

@@ -14,11 +14,14 @@ from broker.settings import Settings
 from support import buckets
 
 
-@pytest.fixture(params=["directory", "bucket"])
+@pytest.fixture(params=["directory", "s3", "memory"])
 def place(request, tmp_path):
     """An empty storage of each kind."""
     if request.param == "directory":
         return LocalStorage(tmp_path / "archive")
+    if request.param == "s3":
+        request.getfixturevalue("s3")
+        return BucketStorage(buckets.Bucket().url)
     return BucketStorage(f"memory://bucket-{secrets.token_hex(4)}/archive")
 
 
@@ -55,9 +58,9 @@ def test_removed_is_gone(place):
     assert place.names("log") == ["b"]
 
 
-def test_a_bucket_s_object_is_never_overwritten():
+@pytest.mark.parametrize("place", ["s3", "memory"], indirect=True)
+def test_a_bucket_s_object_is_never_overwritten(place):
     """⚠ The put is conditional: another content under the name stays, and the writer is told."""
-    place = BucketStorage(f"memory://bucket-{secrets.token_hex(4)}")
     place.put("a", b"first")
     with pytest.raises(ArchiveUnavailable, match="another content"):
         place.put("a", b"second")
@@ -122,7 +125,7 @@ def test_the_setting_says_where(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("url", "says"), [("s3://bucket/x", "needs the package s3fs"), ("nothing://x", "not known")]
+    ("url", "says"), [("gs://bucket/x", "needs the package gcsfs"), ("nothing://x", "not known")]
 )
 def test_a_scheme_that_is_not_there_is_refused_at_once(url, says):
     """With the package to install where one is known; never later, when there is something to archive."""

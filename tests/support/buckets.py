@@ -1,10 +1,19 @@
-"""Buckets under test: in memory, with a client that fails as those of real ones do."""
+"""Buckets under test: in memory, with a client that fails as those of real ones do; and behind real HTTP."""
 
 from __future__ import annotations
 
 import errno
+import json
+import logging
 import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
+
+import fsspec
 
 from broker.events.archive.storage import BucketStorage
 
@@ -41,3 +50,57 @@ def unsteady() -> tuple[BucketStorage, Unsteady]:
     storage = BucketStorage(f"memory://bucket-{secrets.token_hex(4)}/archive")
     storage._fs = Unsteady(storage._fs)
     return storage, storage._fs
+
+
+class Bucket:
+    """A bucket behind real HTTP, whose policy can refuse writes."""
+
+    def __init__(self) -> None:
+        self.name = f"bucket-{secrets.token_hex(4)}"
+        self.url = f"s3://{self.name}/archive"
+        self._fs = fsspec.filesystem("s3")
+        self._fs.mkdir(self.name)
+
+    def refuse_writes(self) -> None:
+        """Everybody's, until they are allowed again."""
+        objects = {"Principal": "*", "Action": "s3:PutObject", "Resource": f"arn:aws:s3:::{self.name}/*"}
+        policy = {"Version": "2012-10-17", "Statement": [{"Effect": "Deny", **objects}]}
+        self._fs.call_s3("put_bucket_policy", Bucket=self.name, Policy=json.dumps(policy))
+
+    def allow_writes(self) -> None:
+        """As in the beginning."""
+        self._fs.call_s3("delete_bucket_policy", Bucket=self.name)
+
+
+@contextmanager
+def serving() -> Iterator[int]:
+    """A server of S3's protocol in a process of its own; its port."""
+    command = [sys.executable, "-m", "support.buckets"]
+    with subprocess.Popen(
+        command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield int(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+def addressed(port: int) -> dict[str, str]:
+    """What fsspec's configuration says of S3, for the server at a port."""
+    return {"endpoint_url": f"http://127.0.0.1:{port}", "key": "key", "secret": "secret"}
+
+
+def main() -> None:
+    """Serve on a free port, and say which."""
+    from moto.server import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import make_server
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = make_server("127.0.0.1", 0, DomainDispatcherApplication(create_backend_app), threaded=True)
+    sys.stdout.write(f"{server.port}\n")
+    sys.stdout.flush()
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()
