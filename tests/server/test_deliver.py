@@ -177,6 +177,28 @@ async def test_status_updates_by_both_ways(world, internal, message, way):
         assert (refused.status, refused.json["error"]) == (409, "conflict")
 
 
+@pytest.mark.case("TC-M-003")
+@pytest.mark.parametrize("way", ["put", "post"])
+async def test_a_message_is_made_delivered_by_both_ways(world, internal, message, way):
+    """`delivered` ends the cycle once: an attempt and the outcome in the history; again changes nothing."""
+
+    async def update(status):
+        fields = {"status": status, "attempt_count": 1}
+        if way == "put":
+            return await internal.request("PUT", f"/internal/messages/{message}/status", fields)
+        return await internal.post(STATUS, {"message_id": message, **fields})
+
+    answer = await update("delivered")
+    assert answer.status == 200, answer.body
+    assert (answer.json["status"], answer.json["attempt_count"]) == ("delivered", 1)
+    again = await update("delivered")
+    assert (again.status, again.json) == (200, answer.json)
+    assert (await update("failed")).status == 409
+    assert await names(world, message) == ["MessageSubmitted", "DeliveryAttempted", "Delivered"]
+    (_, attempted, delivered) = await events(world, message)
+    assert (attempted.succeeded, delivered.attempt) == (True, 1)
+
+
 async def test_queued_with_one_more_attempt_schedules_the_next(world, internal, message):
     """`queued` with the attempts so far changes nothing; with one more it records it and plans a retry."""
     same = await internal.post(STATUS, {"message_id": message, "status": "queued", "attempt_count": 0})

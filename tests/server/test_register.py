@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import hmac
 
 import msgspec
 import pytest
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from broker import clock
 from broker.domain import ids
@@ -60,6 +64,22 @@ async def test_what_is_registered_is_sealed_and_its_number_hashed(world, interna
     assert sealer.unseal("demo", subject, event.sealed).message_body == "a secret of ours"
     assert event.number_hash == sealer.number_hash("demo", NUMBER)
     assert len(event.number_hash.hex()) == 64
+
+
+@pytest.mark.case("TC-M-013", "TC-M-014")
+async def test_the_event_opens_with_aes_256_and_its_hash_is_of_sha_256(world, internal):
+    """By the libraries alone: AES-GCM with the client's key of 256 bits, HMAC-SHA-256 of the number."""
+    await internal.post(PATH, MESSAGE | {"message_body": "a secret of ours"})
+    ((subject, event),) = await submitted(world)
+    key = ClientKeys.unwrap("demo", await world.registry.client_keys("demo"), world.keyring).active
+    assert len(key.data_key) * 8 == 256
+    nonce, sealed = event.sealed[3:15], event.sealed[15:]
+    plain = AESGCM(key.data_key).decrypt(nonce, sealed, subject + b"demo")
+    assert msgspec.msgpack.decode(plain) == [NUMBER, "a secret of ours", None]
+    for other in (bytes(32), key.number_key):
+        with pytest.raises(InvalidTag):
+            AESGCM(other).decrypt(nonce, sealed, subject + b"demo")
+    assert event.number_hash == hmac.new(key.number_key, NUMBER.encode(), hashlib.sha256).digest()
 
 
 @pytest.mark.case("TC-I-010", "TC-S-002")
