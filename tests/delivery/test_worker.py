@@ -6,6 +6,7 @@ import asyncio
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from broker.domain.message import Accepted, Failed, Refused
 from broker.domain.retry import RetryPolicy
@@ -115,6 +116,23 @@ async def test_a_failed_attempt_is_retried_after_its_interval(rig):
     assert all(later - earlier >= 300 for earlier, later in zip(scheduled, due, strict=True))
 
 
+@pytest.mark.case("TC-W-002", "TC-I-002")
+async def test_a_retry_comes_after_the_default_interval(rig, request: pytest.FixtureRequest):
+    """By the events' own times: after 30 s in a full run (`--full`); a tenth of a second in the short form."""
+    retry = limits(Settings()).retry
+    interval = 30_000 if request.config.getoption("--full") else 100
+    assert retry.interval == 30
+    retry = msgspec.structs.replace(retry, interval=interval / 1000)
+    channel = Recorder(lambda delivery: Failed("away") if delivery.attempt == 1 else Accepted())
+    async with rig.working(limits=msgspec.structs.replace(QUICK, retry=retry), channels=[channel]):
+        [message] = await rig.submit()
+        [done] = await rig.all_finished([message], within=120)
+    assert (done.outcome, done.attempts) == ("delivered", 2)
+    times = {type(one.event): one.position.ms for one in await rig.events(message)}
+    assert times[types.DeliveryDue] - times[types.RetryScheduled] >= interval
+    assert times[types.Delivered] >= times[types.DeliveryDue]
+
+
 @pytest.mark.case("TC-W-005")
 async def test_several_workers_share_the_messages(rig):
     """Three workers on one log: every message is delivered once, and all of them deliver some."""
@@ -186,11 +204,16 @@ async def test_one_place_serves_every_partition(rig):
 
 @pytest.mark.case("TC-W-010")
 async def test_an_empty_queue_is_no_error(rig):
-    """With nothing to do the worker waits without errors, and takes the next message when it comes."""
-    async with rig.working() as worker:
-        await wait_until(lambda: all(lane.steady_since is not None for lane in worker.lanes))
-        assert worker.waits_for == {}
-        assert worker.in_hand == 0
-        messages = await rig.submit(2)
-        await rig.all_finished(messages)
-        assert worker.waits_for == {}
+    """With nothing to do the worker waits, nothing in its log, and takes each message when it comes."""
+    with capture_logs() as logs:
+        async with rig.working() as worker:
+            await wait_until(lambda: all(lane.steady_since is not None for lane in worker.lanes))
+            for _ in range(3):
+                assert worker.waits_for == {}
+                assert worker.in_hand == 0
+                messages = await rig.submit(2)
+                await rig.all_finished(messages)
+                # Empty again.
+                await wait_until(lambda: _nothing_pending(rig))
+            assert worker.waits_for == {}
+    assert not {line["log_level"] for line in logs} & {"warning", "error", "critical"}, logs
