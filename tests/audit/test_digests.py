@@ -276,6 +276,9 @@ async def test_filters(audited: Audited) -> None:
     assert await ids(Filter(actor="user:7")) == those(actor="user:7")
     assert await ids(Filter(client_id="demo", actor="worker:w1")) == those(actor="worker:w1")
     assert await ids(Filter(client_id="nobody")) == []
+    for conversation in {line["correlation_id"] for line in every} - {None}:
+        assert await ids(Filter(correlation_id=conversation)) == those(correlation_id=conversation)
+    assert await ids(Filter(correlation_id="never")) == []
     at = clock.parse_iso(every[1]["at"])
     assert await ids(Filter(since=at, until=at + 1)) == those(at=every[1]["at"])
     assert await ids(Filter(since=at + 3_600_000 * 24 * 9000)) == []

@@ -148,6 +148,22 @@ async def test_auditors_export_and_verify(auditor, tmp_path, pictures):
     await eventually(recorded, within=20)
 
 
+async def test_an_export_is_of_all_that_was_asked_for(auditor, tmp_path):
+    """Of one conversation, as the search showed it: no event more, none less."""
+    (row,) = auditor.system.query(
+        "SELECT correlation_id FROM audit_log WHERE type='LoginSucceeded' AND correlation_id IS NOT NULL LIMIT 1"
+    )
+    await auditor.go(f"/audit?correlation_id={row['correlation_id']}")
+    shown = await auditor.page.locator("#list tbody td:last-child").all_inner_texts()
+    await auditor.press("#export button")
+    assert row["correlation_id"] in await auditor.page.inner_text("dl")
+    async with auditor.page.expect_download() as download:
+        await auditor.page.click("#fetch")
+    await (await download.value).save_as(tmp_path / "history.jsonl")
+    lines = (tmp_path / "history.jsonl").read_text().splitlines()
+    assert {json.loads(line)["id"] for line in lines} == set(shown)
+
+
 async def test_readers_do_not_search_the_history(reader):
     """It is for auditors and admins."""
     assert (await reader.go("/audit")).status == 403

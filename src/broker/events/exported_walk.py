@@ -51,6 +51,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     subject: str | None = None
     actor: str | None = None
     client_id: str | None = None
+    correlation_id: str | None = None
 
     @property
     def everything(self) -> bool:
@@ -83,7 +84,7 @@ class Matcher:
 
     def _by_envelope(self, entry: Stored) -> bool:
         wanted = self._wanted
-        if wanted.since is None and wanted.until is None and wanted.actor is None:
+        if (wanted.since, wanted.until, wanted.actor, wanted.correlation_id) == (None,) * 4:
             return True
         try:
             found = envelope.decode(entry.envelope)
@@ -94,6 +95,7 @@ class Matcher:
             (wanted.since is None or found.at >= wanted.since)
             and (wanted.until is None or found.at < wanted.until)
             and wanted.actor in {None, found.actor}
+            and (wanted.correlation_id is None or wanted.correlation_id == _conversation(entry, found))
         )
 
 
@@ -291,6 +293,11 @@ def _of(one: Linked) -> tuple[Stored, bytes, bytes]:
 
 def _inclusion(number: int, tree: merkle.Tree, index: int) -> Inclusion:
     return Inclusion(number, index, tree.size, [beside.hex() for beside in tree.path(index)])
+
+
+def _conversation(entry: Stored, found: envelope.Envelope) -> str | None:
+    partition = entry.position.stream.isdigit()
+    return envelope.conversation(found, entry.subject if partition else None)
 
 
 def _client(entry: Stored) -> str | None:

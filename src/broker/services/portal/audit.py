@@ -33,7 +33,6 @@ from broker.web.parameters import Query
 
 PER_PAGE: Final = 100
 _FILTERS: Final = ("from_date", "to_date", "type", "subject", "actor", "client_id", "correlation_id")
-_EXPORTED: Final = tuple(name for name in _FILTERS if name != "correlation_id")
 FORMATS: Final = {"jsonl": "JSON lines", "csv": "CSV", "parquet": "Parquet"}
 _READERS: Final = ("auditor", "admin")
 EVERY_SECONDS: Final = 1.0
@@ -105,9 +104,9 @@ class Audit:
     async def export(self, request: Request) -> Response:
         """Begin an export of all that matches; it is on record before its page shows where its file is."""
         visitor = await self._parts.gate(request, *_READERS)
-        form = await forms.read(request, visitor.ticket, ("format", *_EXPORTED))
-        given = {name: form.optional(name) for name in ("format", *_EXPORTED)}
-        query = Query(given, ("format", *_EXPORTED))
+        form = await forms.read(request, visitor.ticket, ("format", *_FILTERS))
+        given = {name: form.optional(name) for name in ("format", *_FILTERS)}
+        query = Query(given, ("format", *_FILTERS))
         kind = query.choice("format", exported_formats.FORMATS, "jsonl")
         exported_formats.named(kind)
         self._exported.make_room()
@@ -201,6 +200,7 @@ def _filter(query: Query) -> Filter:
         subject=found.subject,
         actor=found.actor,
         client_id=found.client_id,
+        correlation_id=found.correlation_id,
     )
 
 
