@@ -20,7 +20,7 @@ hypothesis.settings.register_profile("broker", deadline=None)
 hypothesis.settings.load_profile("broker")
 
 
-pytest_plugins = ["support.casebook"]
+pytest_plugins = ["support.casebook", "support.helpers"]
 
 
 def pytest_configure(config: pytest.Config) -> None:

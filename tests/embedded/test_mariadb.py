@@ -12,6 +12,7 @@ from broker.embedded import install
 from broker.embedded.mariadb import MariaDB
 from broker.embedded.process import EmbeddedError
 from broker.projections import address
+from support import helpers
 
 
 def query(server: MariaDB, statement: str) -> list[tuple]:
@@ -130,6 +131,26 @@ done
     assert "mariadb-server-core" in calls[0]
     assert len(said) == 3
     assert install.mariadb_programs() == (tools / "mariadbd", tools / "mariadb-install-db")
+
+
+def test_helpers_that_cannot_be_installed_are_said_and_no_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The exact command where one may not install, the tool's words where it fails; the tests go on."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(install, "EXTRA_PATH", ())
+    script = tmp_path / "apt-get"
+    script.write_text("#!/bin/sh\necho no such package; exit 100\n")
+    script.chmod(0o755)
+    command = "Run `sudo apt-get install -y --no-install-recommends {}`"
+    for user, words in ((1000, command), (0, "no such package")):
+        monkeypatch.setattr(install.os, "geteuid", lambda user=user: user)
+        said: list[str] = []
+        install.ensure_helpers(said.append)
+        for package in ("systemd", "nodejs"):
+            assert any(words.format(package) in line for line in said), said
+    assert all(line.startswith("not shown: ") for line in helpers.not_shown())
+    assert len(helpers.not_shown()) == 2
 
 
 async def test_too_small_a_disk_is_refused_before_first_use(tmp_path, monkeypatch):

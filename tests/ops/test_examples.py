@@ -19,7 +19,7 @@ from support.installation import Installation
 
 EXAMPLES = docs.ROOT / "examples"
 NUMBER = "+4915200000000"
-# Not every machine that runs these tests has Node; the others' tests hold for the same calls.
+# `./broker test` installs Node where it may; elsewhere the run's summary says that it was not shown.
 NODE = shutil.which("node")
 CLIENTS = ["send.sh", "producer.py", *(["producer.mjs"] if NODE else [])]
 

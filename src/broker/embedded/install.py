@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from broker.embedded.process import EmbeddedError
@@ -14,6 +15,8 @@ from broker.embedded.process import EmbeddedError
 PACKAGES = ("mariadb-server-core", "mariadb-client-core")
 BROWSER_PACKAGES = ("chromium",)
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+# What a few tests look at besides; where it cannot be had, those parts are said not to be shown.
+HELPERS = {"systemd-analyze": "systemd", "node": "nodejs"}
 # A user's PATH often lacks these.
 EXTRA_PATH = ("/usr/sbin", "/usr/local/sbin", "/usr/libexec", "/opt/homebrew/bin", "/usr/local/bin")
 
@@ -47,6 +50,34 @@ def browser() -> Path:
 def ensure_browser(progress: Callable[[str], None] = lambda _line: None) -> None:
     """As `ensure_mariadb`, for the browser."""
     _ensure(browser, "Chromium", BROWSER_PACKAGES, _browser_advice, progress)
+
+
+def missing_helpers() -> dict[str, str]:
+    """The programs of HELPERS that are not here, each with how to get it."""
+    apt = shutil.which("apt-get") is not None
+    return {
+        program: f"Run `sudo apt-get install -y --no-install-recommends {package}`."
+        if apt
+        else f"Install {package} with your package manager, where it has one."
+        for program, package in HELPERS.items()
+        if _which(program) is None
+    }
+
+
+def ensure_helpers(progress: Callable[[str], None] = lambda _line: None) -> None:
+    """As `ensure_mariadb`, for HELPERS; one that cannot be had is said, and no error."""
+    for program in missing_helpers():
+        package = HELPERS[program]
+        try:
+            _ensure(partial(_helper, program), package, (package,), lambda: "", progress)
+        except EmbeddedError as error:
+            progress(str(error).rstrip())
+
+
+def _helper(program: str) -> None:
+    advice = missing_helpers().get(program)
+    if advice is not None:
+        raise EmbeddedError(f"{program} is not installed; what the tests show with it is left out. {advice}")
 
 
 def _ensure(
