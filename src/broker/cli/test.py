@@ -105,10 +105,11 @@ def _target(suite: str | None) -> Path:
 
 def _servers() -> None:
     """The tests run against real servers, and look at the portal with a real browser."""
-    from broker.embedded.install import ensure_browser, ensure_mariadb
+    from broker.embedded.install import ensure_browser, ensure_helpers, ensure_mariadb
 
     ensure_mariadb(click.echo)
     ensure_browser(click.echo)
+    ensure_helpers(click.echo)
 
 
 def _run(command: tuple[str, ...], environ: dict[str, str]) -> int:
