@@ -104,7 +104,8 @@ def issue(settings: Settings, *, as_json: bool, **options: Any) -> None:
 def renew(settings: Settings, *, as_json: bool, fingerprint: str | None, **options: Any) -> None:
     """Replace NAME's certificate; the old one works for another day.
 
-    A gateway's or server's keeps the names of the file that lies there, unless --dns or --ip say others.
+    A gateway's or server's keeps the names of the file that lies there, and gets those of --dns and --ip
+    besides. To take a name away, revoke it and issue another.
     """
     _tell(asyncio.run(_renew(settings, fingerprint, options)), as_json=as_json)
 

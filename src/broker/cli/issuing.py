@@ -124,21 +124,33 @@ async def issue(
 
 
 def _names(settings: Settings, request: Request, *, renew: bool) -> tuple[list[str], list[str]]:
-    """DNS names and addresses: what is asked for, else those of the file that is renewed, else none."""
-    from broker.services.ca.authority import names_of
+    """DNS names and addresses: what is asked for, besides those of the file that is renewed."""
     from broker.services.ca.profiles import SERVER_ROLES
 
     dns, ips = list(request.dns), list(request.ips)
-    if request.role in SERVER_ROLES:
-        if dns or ips:
-            # The other processes of its machine, and the checks there, go on reaching it.
-            return ["localhost", *dns], ["127.0.0.1", "::1", *ips]
-        # With --out the one that works may still lie in its usual place.
-        usual = msgspec.structs.replace(request, out=None, csr=None)
-        for place in (request, usual) if renew else ():
-            if (certificate := places(settings, place)[0]).exists():
+    if request.role not in SERVER_ROLES:
+        return dns, ips
+    before = _present_names(settings, request) if renew else ([], [])
+    if not any(before) and (dns or ips):
+        # The other processes of its machine, and the checks there, go on reaching it.
+        before = ["localhost"], ["127.0.0.1", "::1"]
+    return [*before[0], *dns], [*before[1], *ips]
+
+
+def _present_names(settings: Settings, request: Request) -> tuple[list[str], list[str]]:
+    """Those of the file that lies there; this machine's where it cannot be read, none where there is none."""
+    from broker.services.ca.authority import BrokenAuthority, names_of
+    from broker.services.ca.profiles import local_names
+
+    # With --out the one that works may still lie in its usual place.
+    for place in (request, msgspec.structs.replace(request, out=None, csr=None)):
+        if (certificate := places(settings, place)[0]).exists():
+            try:
                 return names_of(certificate)
-    return dns, ips
+            except BrokenAuthority:
+                # A renewal mends it.
+                return local_names()
+    return [], []
 
 
 async def _free(tools: Tools, certificate: Path) -> None:

@@ -98,7 +98,7 @@ def alternative_names(role: str, dns: Iterable[str], ips: Iterable[str]) -> list
             raise ValidationError("dns", f"takes DNS names such as broker.example; {name[:64]!r} is none")
     found: list[x509.GeneralName] = [x509.DNSName(name) for name in dict.fromkeys(dns)]
     try:
-        found += [x509.IPAddress(ipaddress.ip_address(address)) for address in dict.fromkeys(ips)]
+        found += [x509.IPAddress(each) for each in dict.fromkeys(map(ipaddress.ip_address, ips))]
     except ValueError as error:
         raise ValidationError("ips", str(error)) from error
     return found
