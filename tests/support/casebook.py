@@ -1,22 +1,21 @@
-"""A pytest plugin: which cases a run is of, and what became of each test that shows one.
+"""A pytest plugin: which cases a run is of, which tests there are, and what became of each.
 
 Outcomes go to `var/results/tests.json` for the readiness report, by test, with the source they were measured on; now
-and then while the tests run, so that a run that is ended early leaves what it had found.
+and then while the tests run, so that a run that is ended early leaves what it had found. Which tests there are goes
+to `var/results/collected.json`: a run that looks through the whole of tests/ knows it, whatever it then leaves out; a
+run of some files or directories knows only its own.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-import msgspec
 import pytest
 
 from broker.cli.readiness import evidence
 from broker.cli.readiness.cases import FULL_LENGTH, REGRESSION, SECTIONS, section
-from broker.cli.readiness.evidence import Outcome
+from broker.cli.readiness.evidence import Collected, Outcome
 
 ROOT = Path(__file__).resolve().parents[2]
 TAIL = 300
@@ -37,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--missing",
         action="store_true",
-        help="leave out tests of cases that passed on this very source before",
+        help="leave out tests that passed on this very source before; with --full, load that passed in full",
     )
 
 
@@ -83,11 +82,50 @@ def _passed(root: Path, *, full: bool) -> set[str]:
     return {
         name
         for name, one in evidence.read_results(root).tests.items()
-        if one.outcome == "passed" and one.source == source and not short & set(one.cases)
+        if one.outcome == "passed"
+        and one.source == source
+        and not short & set(one.cases)
+        and (one.full or not full or not any(case.startswith("TC-L-") for case in one.cases))
     }
 
 
-def _said(report: pytest.TestReport) -> str:
+def _looks_through_all(config: pytest.Config, root: Path) -> bool:
+    """Whether all tests there are get collected: no file is chosen or left out. Tests are left out only later."""
+    here = config.invocation_params.dir
+    inside = any((here / argument).resolve() in {root, root / "tests"} for argument in config.args)
+    less = any(config.getoption(name, None) for name in ("ignore", "ignore_glob", "lf", "override_ini"))
+    return inside and not less
+
+
+class Collecting:
+    """Keeps which tests there are, in the process that collects them; of several the first does."""
+
+    def __init__(self, root: Path, source: str) -> None:
+        self.root = root
+        self.source = source
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(
+        self, session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
+    ) -> None:
+        """Before anything is left out."""
+        tests = {item.nodeid: cases_of(item) for item in items}
+        # A file that could not be read has tests that nobody knows.
+        self.keep(tests, whole=_looks_through_all(config, self.root) and not session.testsfailed)
+
+    def keep(self, tests: dict[str, list[str]], *, whole: bool) -> None:
+        """What the whole of tests/ has takes the place of what was known; a part of it only adds to other parts."""
+        if evidence.source_digest(self.root) != self.source:
+            return
+        known = evidence.read_collected(self.root, self.source)
+        if whole:
+            known = Collected(self.source, whole=True, tests=tests)
+        elif not known.whole:
+            known = Collected(self.source, tests=known.tests | tests)
+        evidence.write(evidence.collected_file(self.root), known)
+
+
+def _said(report: pytest.TestReport | pytest.CollectReport) -> str:
     """What a failed test said, in short: the error itself where pytest names it, else the end of the text."""
     crash = getattr(report.longrepr, "reprcrash", None)
     return str(crash.message)[:TAIL] if crash is not None else report.longreprtext[-TAIL:]
@@ -96,8 +134,9 @@ def _said(report: pytest.TestReport) -> str:
 class Casebook:
     """Gathers the outcomes of a run, in the process that reports it."""
 
-    def __init__(self, root: Path = ROOT) -> None:
+    def __init__(self, root: Path, *, full: bool = False) -> None:
         self.root = root
+        self.full = full
         self.records: dict[str, Outcome] = {}
         self.source = evidence.source_digest(root)
         self._ended: set[str] = set()
@@ -106,25 +145,38 @@ class Casebook:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """One phase of a test; its set-up and its tear-down may fail too."""
-        cases = next((value for name, value in report.user_properties if name == "cases"), [])
-        if not cases:
-            return
         before = self.records.get(report.nodeid)
         if before is not None and before.outcome != "passed":
             return
         said = _said(report) if report.failed else ""
         self.records[report.nodeid] = Outcome(
-            cases=cases,
+            cases=self._cases(report),
             outcome=report.outcome,
             seconds=round(report.duration + (before.seconds if before else 0), 2),
             at=time.time(),
             source=self.source,
             said=said,
+            full=self.full,
         )
         if report.when == "teardown":
             self._ended.add(report.nodeid)
         if report.when == "teardown" and time.monotonic() - self._kept_at > KEEP_SECONDS:
             self._keep()
+
+    def _cases(self, report: pytest.TestReport) -> list[str]:
+        """As the test told; of one that took its process with it, as it was collected."""
+        told: list[str] | None = next(
+            (value for name, value in report.user_properties if name == "cases"), None
+        )
+        if told is not None:
+            return told
+        return evidence.read_collected(self.root, self.source).tests.get(report.nodeid, [])
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """A file whose tests could not be collected failed as one; one that leaves itself out is skipped as one."""
+        if report.outcome != "passed":
+            said = _said(report) if report.failed else ""
+            self.records[report.nodeid] = Outcome([], report.outcome, 0, time.time(), self.source, said)
 
     def pytest_sessionfinish(self) -> None:
         """Keep the rest."""
@@ -145,21 +197,35 @@ class Casebook:
         self._changed = self._changed or evidence.source_digest(self.root) != self.source
         if not self.records or self._changed:
             return
-        path = evidence.results_file(self.root)
-        path.parent.mkdir(parents=True, exist_ok=True)
         results = evidence.read_results(self.root)
-        # One that is under way has passed nothing yet.
-        results.tests |= {
-            name: one for name, one in self.records.items() if one.outcome != "passed" or name in self._ended
-        }
-        # Two runs may end at once: each leaves a whole file.
-        handle, name = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(handle, "wb") as content:
-            content.write(msgspec.json.format(msgspec.json.encode(results)))
-        Path(name).replace(path)
+        # Of another source no more is shown than which case's tests are old.
+        tests = {name: one for name, one in results.tests.items() if one.source == self.source or one.cases}
+        # A file or directory that could not be collected before, and whose tests ran now.
+        files = {PurePosixPath(name.partition("::")[0]) for name in self.records if "::" in name}
+        read = {"", *(str(path) for file in files for path in (file, *file.parents))}
+        tests = {name: one for name, one in tests.items() if not files or name not in read}
+        for name, one in self.records.items():
+            # One that is under way has passed nothing yet.
+            ended = one.outcome != "passed" or name in self._ended
+            if ended and not _stays(tests.get(name), one):
+                tests[name] = one
+        results.tests = tests
+        evidence.write(evidence.results_file(self.root), results)
+
+
+def _stays(before: Outcome | None, now: Outcome) -> bool:
+    """A full run's outcome stays when a short run of the same source passes: that shows less, and mends nothing."""
+    if before is None or before.source != now.source:
+        return False
+    return before.full and not now.full and now.outcome != "failed"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The workers of a spread run report to the process that spread it."""
-    if not hasattr(config, "workerinput") and not config.getoption("collectonly"):
-        config.pluginmanager.register(Casebook(), "casebook")
+    """The workers of a spread run report to the process that spread it, and collect for it."""
+    worker = getattr(config, "workerinput", {}).get("workerid")
+    if config.getoption("collectonly") or worker not in {None, "gw0"}:
+        return
+    book = Casebook(ROOT, full=config.getoption("--full"))
+    if worker is None:
+        config.pluginmanager.register(book, "casebook")
+    config.pluginmanager.register(Collecting(book.root, book.source), "collecting")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+import msgspec
 
 from broker.cli.common import UserPath, data_option
 
@@ -21,15 +22,19 @@ ROOT = Path(__file__).resolve().parents[3]
 def report(data: Path | None, out: Path | None) -> None:
     """Write the readiness report, and say DEPLOY or DO NOT DEPLOY with every reason. Exits 1 for the latter.
 
-    It is made of what `./broker test` and `./broker test load --full` measured on this very source, and of
-    `preflight` and `smoke`, which are asked now: `broker up` has to be running.
+    It is made of what `./broker test all --full` measured on this very source, and of `preflight` and
+    `smoke`, which are asked now: of what runs at the data directory, or of the servers that the settings
+    name. Where there is neither, it starts a system of its own in a temporary directory, asks that one, and
+    stops it.
     """
     if not (ROOT / "tests").is_dir():
         raise click.ClickException("The tests are in the source checkout; run `./broker report` there.")
-    from broker.cli.readiness import document, evidence, gate
+    from broker.cli.readiness import document, evidence, gate, installation
     from broker.cli.readiness import report as sections
 
-    found = evidence.gather(ROOT, data=data)
+    with installation.to_ask(data, click.echo) as asked:
+        found = evidence.gather(ROOT, data=asked.data, environ=asked.environ, problem=asked.problem)
+    found = msgspec.structs.replace(found, asked=asked.said)
     blocks = sections.blocks(found)
     directory = out or ROOT / "var" / "report"
     directory.mkdir(parents=True, exist_ok=True)

@@ -5,19 +5,25 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import click
 
+from broker.cli.readiness import evidence
 from broker.cli.readiness.cases import SECTIONS
+from broker.cli.readiness.evidence import Linted
 
 SECTION_NAMES = tuple(one.name for one in SECTIONS)
 ROOT = Path(__file__).resolve().parents[3]
 WORKERS = 3
-LINT = (
-    ("ruff check", ("ruff", "check", ".")),
-    ("ruff format", ("ruff", "format", "--check", ".")),
-    ("mypy --strict", ("mypy", "--strict", "src")),
+TAIL = 300
+LINT = tuple(
+    zip(
+        evidence.LINTERS,
+        (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy", "--strict", "src")),
+        strict=True,
+    )
 )
 
 
@@ -48,11 +54,12 @@ def test(
     # Tests see no settings but their own.
     environ = {name: value for name, value in os.environ.items() if not name.startswith("BROKER_")}
     target = _target(suite) if suite != "lint" else None
+    source = evidence.source_digest(ROOT)
     linting = _lint(environ) if suite in (None, "all", "lint") else {}
     if target is None:
-        sys.exit(1 if _linted(linting) else 0)
+        sys.exit(1 if _linted(linting, source) else 0)
     _servers()
-    failed = _linted(linting)
+    failed = _linted(linting, source)
     # Most tests wait for servers and processes: a few at a time take half as long, even on two cores.
     # Load by itself, or it measures the others; in a full run its hour at one message a second need not be,
     # and what comes after the hour is alone (tests/support/spreading.py).
@@ -78,14 +85,21 @@ def _lint(environ: dict[str, str]) -> dict[str, subprocess.Popen[str]]:
     }  # fmt: skip
 
 
-def _linted(linting: dict[str, subprocess.Popen[str]]) -> list[str]:
-    """The names of the checks that failed, after everything that each said."""
-    failed = []
+def _linted(linting: dict[str, subprocess.Popen[str]], source: str) -> list[str]:
+    """The names of the checks that failed, after everything that each said; kept for the report."""
+    failed, kept = [], {}
     for name, process in linting.items():
         click.echo(f"== {name}")
-        click.echo(process.communicate()[0], nl=False)
+        said = process.communicate()[0]
+        click.echo(said, nl=False)
         if process.returncode != 0:
             failed.append(name)
+        kept[name] = Linted(
+            source, process.returncode == 0, time.time(), said[-TAIL:] if name in failed else ""
+        )
+    # Changed while they looked: nobody can say at what.
+    if kept and evidence.source_digest(ROOT) == source:
+        evidence.write(evidence.linters_file(ROOT), evidence.read_linters(ROOT) | kept)
     if failed:
         click.secho(f"Failed: {', '.join(failed)} (see above). The tests run all the same.", fg="red")
     click.echo("== pytest" if not failed else "")

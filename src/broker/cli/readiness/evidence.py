@@ -7,19 +7,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
 from broker.cli.readiness import machine
 from broker.cli.readiness.cases import CASES, FULL_LENGTH, REGRESSION
 
-SOURCES = ("src", "tests", "migrations", "schemas", "pyproject.toml", "requirements.lock")
+SOURCES: Final = (
+    "src", "tests", "migrations", "schemas", "ops", "examples", "docs", "README.md", "broker",
+    "pyproject.toml", "requirements.lock", "requirements-dev.lock",
+)  # fmt: skip
+LINTERS: Final = ("ruff check", "ruff format", "mypy --strict")
+"""The checks that `./broker test` runs beside the tests."""
 Status = Literal["PASS", "FAIL", "NOT RUN", "SHORT FORM"]
 CHECK_SECONDS = 120
 
@@ -34,6 +41,8 @@ class Outcome(msgspec.Struct, frozen=True):
     source: str
     said: str = ""
     """The end of what it said when it failed."""
+    full: bool = False
+    """Whether it ran in its whole length (`--full`)."""
 
 
 class Results(msgspec.Struct):
@@ -42,10 +51,45 @@ class Results(msgspec.Struct):
     tests: dict[str, Outcome] = {}
 
 
-class CaseResult(msgspec.Struct, frozen=True):
-    """One case: FAIL when any of its tests failed, PASS when all ran and passed.
+class Collected(msgspec.Struct, frozen=True):
+    """The tests that there are on a source, whether they ran or not: each one's cases by its id.
 
-    SHORT FORM: they passed, but not in the length that the case asks for.
+    `whole`: every test there is; else no more than what some run of a part of them saw.
+    """
+
+    source: str
+    whole: bool = False
+    tests: dict[str, list[str]] = {}
+
+
+class Linted(msgspec.Struct, frozen=True):
+    """What a linter said of a source."""
+
+    source: str
+    ok: bool
+    at: float
+    said: str = ""
+
+
+class Suite(msgspec.Struct, frozen=True):
+    """The whole suite on this source: what there is, what became of it, what the linters said."""
+
+    collected: Collected
+    tests: dict[str, Outcome]
+    linters: dict[str, Linted]
+
+    @property
+    def not_run(self) -> list[str]:
+        """Tests that there are and that have no outcome; a skipped one has none."""
+        ended = {name for name, one in self.tests.items() if one.outcome != "skipped"}
+        return sorted({*self.collected.tests, *self.tests} - ended)
+
+
+class CaseResult(msgspec.Struct, frozen=True):
+    """One case: FAIL when any of its tests failed, PASS when all that there are ran and passed.
+
+    NOT RUN: some did not run, or no run has seen which there are. SHORT FORM: they passed, but not in the
+    length that the case asks for.
     """
 
     case: str
@@ -54,19 +98,26 @@ class CaseResult(msgspec.Struct, frozen=True):
     tests: dict[str, Outcome]
     stale: int = 0
     """How many of its tests were last run on another source."""
+    marked: int = 0
+    """How many tests show it, as far as it is known."""
+    whole: bool = False
+    """Whether that is known of all tests."""
 
 
 class Checks(msgspec.Struct, frozen=True):
-    """What `preflight` or `smoke` said: name, whether it passed, detail; None where it could not be asked."""
+    """What `preflight` or `smoke` said: name, status, detail; None where it could not be asked.
+
+    The status is `ok`, `warning` or `failed`; a warning does not fail, as for the command itself.
+    """
 
     name: str
-    checks: list[tuple[str, bool, str]] | None
+    checks: list[tuple[str, str, str]] | None
     problem: str = ""
 
     @property
     def passed(self) -> int:
-        """How many passed."""
-        return sum(ok for _, ok, _ in self.checks or [])
+        """How many did not fail."""
+        return sum(status != "failed" for _, status, _ in self.checks or [])
 
 
 class Evidence(msgspec.Struct, frozen=True):
@@ -77,13 +128,26 @@ class Evidence(msgspec.Struct, frozen=True):
     load: dict[str, dict[str, Any]]
     checks: list[Checks]
     environment: dict[str, str]
+    suite: Suite
     at: float
     regression: list[CaseResult] = []
+    asked: str = ""
+    """Which installation the checks were asked of."""
 
 
 def results_file(root: Path) -> Path:
     """Where the suites keep their outcomes."""
     return root / "var" / "results" / "tests.json"
+
+
+def collected_file(root: Path) -> Path:
+    """Where the suites keep which tests there are."""
+    return root / "var" / "results" / "collected.json"
+
+
+def linters_file(root: Path) -> Path:
+    """Where `./broker test` keeps what the linters said."""
+    return root / "var" / "results" / "linters.json"
 
 
 def load_directory(root: Path) -> Path:
@@ -110,52 +174,89 @@ def read_results(root: Path) -> Results:
     return msgspec.json.decode(path.read_bytes(), type=Results) if path.exists() else Results()
 
 
-def gather(root: Path, *, data: Path | None = None) -> Evidence:
-    """Read what the suites left, and ask `preflight` and `smoke` of the installation at `data` now."""
+def read_collected(root: Path, source: str) -> Collected:
+    """The tests that runs on this source have seen; none where there was no run."""
+    path = collected_file(root)
+    found = msgspec.json.decode(path.read_bytes(), type=Collected) if path.exists() else Collected(source)
+    return found if found.source == source else Collected(source)
+
+
+def read_linters(root: Path) -> dict[str, Linted]:
+    """What each linter said last."""
+    path = linters_file(root)
+    return msgspec.json.decode(path.read_bytes(), type=dict[str, Linted]) if path.exists() else {}
+
+
+def write(path: Path, content: object) -> None:
+    """Keep it as JSON. Two runs may end at once: each leaves a whole file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent)
+    with os.fdopen(handle, "wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(content)))
+    Path(name).replace(path)
+
+
+def gather(
+    root: Path, *, data: Path | None = None, environ: Mapping[str, str] | None = None, problem: str = ""
+) -> Evidence:
+    """Read what the suites left, and ask `preflight` and `smoke` of the installation at `data` now.
+
+    `problem`: why there is no installation to ask.
+    """
     source = source_digest(root)
-    tests, load = read_results(root).tests, load_figures(root, source)
+    load = load_figures(root, source)
+    tests, collected = read_results(root).tests, read_collected(root, source)
+    linters = {name: one for name, one in read_linters(root).items() if one.source == source}
     return Evidence(
         source=source,
-        cases=case_results(tests, source, load),
+        cases=case_results(tests, collected, load),
         load=load,
-        checks=[_ask("preflight", root, data), _ask("smoke", root, data)],
+        checks=[
+            Checks(command, None, problem) if problem else _ask(command, root, data, environ)
+            for command in ("preflight", "smoke")
+        ],
         environment=machine.environment(root),
+        suite=Suite(collected, {name: one for name, one in tests.items() if one.source == source}, linters),
         at=time.time(),
-        regression=regression_results(tests, source),
+        regression=regression_results(tests, collected),
     )
 
 
 def case_results(
-    tests: Mapping[str, Outcome], source: str, load: Mapping[str, Mapping[str, Any]]
+    tests: Mapping[str, Outcome], collected: Collected, load: Mapping[str, Mapping[str, Any]]
 ) -> list[CaseResult]:
     """Every case with its tests on this source. Skipped tests and those of another source are no evidence.
 
     `load`: the figures of the load cases, which say in what length they ran.
     """
-    found = [_case(case, title, tests, source) for case, title in CASES.items()]
+    found = [_case(case, title, tests, collected) for case, title in CASES.items()]
     return [_short(one) if _cut(one, load) else one for one in found]
 
 
-def regression_results(tests: Mapping[str, Outcome], source: str) -> list[CaseResult]:
+def regression_results(tests: Mapping[str, Outcome], collected: Collected) -> list[CaseResult]:
     """As `case_results`, of what is asked for after a change of configuration."""
-    return [_case(case, title, tests, source) for case, title in REGRESSION.items()]
+    return [_case(case, title, tests, collected) for case, title in REGRESSION.items()]
 
 
 def _cut(result: CaseResult, load: Mapping[str, Mapping[str, Any]]) -> bool:
-    passed = result.status == "PASS"
-    return passed and result.case in FULL_LENGTH and not load.get(result.case, {}).get("full")
+    """Whether it passed, but in a short form: by its figures, or by the run that passed."""
+    if result.status != "PASS" or result.case not in FULL_LENGTH:
+        return False
+    return not (load.get(result.case, {}).get("full") and all(one.full for one in result.tests.values()))
 
 
 def _short(result: CaseResult) -> CaseResult:
     return msgspec.structs.replace(result, status="SHORT FORM")
 
 
-def _case(case: str, title: str, tests: Mapping[str, Outcome], source: str) -> CaseResult:
+def _case(case: str, title: str, tests: Mapping[str, Outcome], collected: Collected) -> CaseResult:
     named = {name: one for name, one in tests.items() if case in one.cases}
-    current = {name: one for name, one in named.items() if one.source == source}
-    outcomes = {one.outcome for one in current.values()}
-    status: Status = "FAIL" if "failed" in outcomes else "PASS" if outcomes == {"passed"} else "NOT RUN"
-    return CaseResult(case, title, status, current, len(named) - len(current))
+    current = {name: one for name, one in named.items() if one.source == collected.source}
+    marked = {*current, *(name for name, cases in collected.tests.items() if case in cases)}
+    outcomes = {current[name].outcome if name in current else None for name in marked}
+    all_passed = collected.whole and outcomes == {"passed"}
+    status: Status = "FAIL" if "failed" in outcomes else "PASS" if all_passed else "NOT RUN"
+    return CaseResult(case, title, status, current, len(named) - len(current), len(marked), collected.whole)
 
 
 def load_figures(root: Path, source: str) -> dict[str, dict[str, Any]]:
@@ -168,12 +269,13 @@ def load_figures(root: Path, source: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _ask(command: str, root: Path, data: Path | None) -> Checks:
+def _ask(command: str, root: Path, data: Path | None, environ: Mapping[str, str] | None) -> Checks:
     where = () if data is None else ("--data", str(data))
     try:
         done = subprocess.run(
             [sys.executable, "-m", "broker", command, "--json", *where],
             cwd=root,
+            env=environ,
             capture_output=True,
             text=True,
             timeout=CHECK_SECONDS,
@@ -182,4 +284,4 @@ def _ask(command: str, root: Path, data: Path | None) -> Checks:
         said = json.loads(done.stdout)["checks"]
     except (subprocess.TimeoutExpired, json.JSONDecodeError) as error:
         return Checks(command, None, f"`broker {command} --json` gave no answer ({type(error).__name__})")
-    return Checks(command, [(one["name"], one["status"] == "ok", one["detail"]) for one in said])
+    return Checks(command, [(one["name"], one["status"], one["detail"]) for one in said])

@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from broker.cli.readiness.cases import FULL_LENGTH, SECTIONS, section
-from broker.cli.readiness.evidence import CaseResult, Evidence
+from broker.cli.readiness.evidence import LINTERS, CaseResult, Evidence
 
 CHECKS: Final = {"preflight": 7, "smoke": 9}
 MIN_SUCCESS = 0.95
@@ -20,6 +20,8 @@ LIMITS: Final = {
     "p95": ("p95_ms", MAX_P95_MS),
     "p99": ("p99_ms", MAX_P99_MS),
 }
+NAMED: Final = 5
+"""So many tests are named in a reason; the report's tables have the others."""
 PEAK: Final = "TC-L-005"
 """Offers more than can be taken, on purpose: its messages have to arrive, not to be answered quickly."""
 
@@ -69,6 +71,7 @@ def reasons(evidence: Evidence) -> list[str]:
         *_checks(evidence),
         *_cases(evidence.cases),
         *_regression(evidence),
+        *_suite(evidence),
         *_load(evidence),
         *_aims(evidence),
     ]
@@ -80,7 +83,7 @@ def _checks(evidence: Evidence) -> list[str]:
         if one.checks is None:
             found.append(f"{one.name}: not run. {one.problem}.")
             continue
-        failed = [name for name, ok, _ in one.checks if not ok]
+        failed = [name for name, status, _ in one.checks if status == "failed"]
         if failed:
             found.append(f"{one.name}: {', '.join(failed)} failed.")
         if len(one.checks) != CHECKS[one.name]:
@@ -115,11 +118,37 @@ def _regression(evidence: Evidence) -> list[str]:
     return [f"{one.title}: {words[one.status]}." for one in evidence.regression if one.status in words]
 
 
+def _suite(evidence: Evidence) -> list[str]:
+    """What no case asks for, and still has to hold: every other test, and the linters."""
+    suite, found = evidence.suite, []
+    failed = sorted(name for name, one in suite.tests.items() if one.outcome == "failed" and not one.cases)
+    if failed:
+        found.append(f"Tests beside the cases: {len(failed)} failed: {_some(failed)}.")
+    if not suite.collected.whole:
+        found.append(
+            "All tests: no run on this source has seen which there are (`./broker test all --full`)."
+        )
+    if missing := suite.not_run:
+        of = f" of {len(suite.collected.tests)}" if suite.collected.whole else ""
+        found.append(f"All tests: {len(missing)}{of} not run on this source: {_some(missing)}.")
+    for name in LINTERS:
+        said = suite.linters.get(name)
+        if said is None or not said.ok:
+            found.append(f"{name}: {'not run on this source' if said is None else 'failed'}.")
+    return found
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
 def _load(evidence: Evidence) -> list[str]:
     found = []
+    short = {one.case for one in evidence.cases if one.status == "SHORT FORM"}
     for case in FULL_LENGTH:
         figures = evidence.load.get(case)
-        if figures is None or not figures["full"]:
+        if case in short or figures is None or not figures["full"]:
             found.append(f"{case}: not run in its full length (`./broker test load --full`).")
     for case, figures in evidence.load.items():
         for what in ("lost", "doubled"):

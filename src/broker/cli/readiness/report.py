@@ -7,10 +7,12 @@ import time
 from broker.cli.readiness import gate, load
 from broker.cli.readiness.cases import FULL_LENGTH, SECTIONS, Section, section
 from broker.cli.readiness.document import Block, Heading, Points, Table, Text, Verdict
-from broker.cli.readiness.evidence import CaseResult, Evidence, Outcome
+from broker.cli.readiness.evidence import LINTERS, CaseResult, Evidence, Outcome
 
+SEVERITIES = ("critical", "high", "medium")
 TITLE = "Message Broker: readiness report"
 SEVERITY = {"functional": "high", "integration": "critical", "load": "high", "security": "critical"}
+SAID = {"ok": "PASS", "warning": "WARNING", "failed": "FAIL"}
 STATUSES = {"PASS": "Passed", "FAIL": "Failed", "SHORT FORM": "Short form only", "NOT RUN": "Not run"}
 FULL_RUN = "`./broker test all --full`"
 
@@ -69,7 +71,9 @@ def _findings(evidence: Evidence) -> list[str]:
     if short:
         found.append(f"Seen only in a short form, which is no evidence for production: {', '.join(short)}.")
     if failed := _failed(evidence):
-        found.append(f"{len(failed)} tests of cases fail.")
+        found.append(f"{len(failed)} tests fail.")
+    if broken := _broken(evidence):
+        found.append(f"Failed beside the tests: {', '.join(broken)}.")
     if evidence.load:
         total = sum(one.get("accounted", 0) for one in evidence.load.values())
         lost = sum(one.get("lost", 0) for one in evidence.load.values())
@@ -92,9 +96,10 @@ def _findings(evidence: Evidence) -> list[str]:
 def _recommendations(evidence: Evidence) -> list[str]:
     """Short term, out of what is missing; long term, out of what no run of the suites can show."""
     todo = []
-    if any(one.status == "FAIL" for one in (*evidence.cases, *evidence.regression)):
+    if _failed(evidence) or _broken(evidence):
         todo.append("Mend what fails (see Defects), then run the suites again.")
-    if any(one.status in {"NOT RUN", "SHORT FORM"} for one in evidence.cases):
+    unseen = evidence.suite.not_run or not evidence.suite.collected.whole
+    if unseen or any(one.status in {"NOT RUN", "SHORT FORM"} for one in evidence.cases):
         todo.append(f"Run {FULL_RUN}; with `-- --missing` it leaves out what passed on this source before.")
     if any(one.checks is None or one.passed < len(one.checks) for one in evidence.checks):
         todo.append(
@@ -112,7 +117,7 @@ def _environment(evidence: Evidence) -> list[Block]:
 
 
 def _checks(evidence: Evidence) -> list[Block]:
-    found: list[Block] = [Heading(2, "Checks")]
+    found: list[Block] = [Heading(2, "Checks"), *([Text(evidence.asked)] if evidence.asked else [])]
     for one in evidence.checks:
         if one.checks is None:
             found.append(Text(f"{one.name}: not run. {one.problem}."))
@@ -121,7 +126,7 @@ def _checks(evidence: Evidence) -> list[Block]:
         found.append(
             Table(
                 ["Check", "Status", "Detail"],
-                [[name, "PASS" if ok else "FAIL", detail] for name, ok, detail in one.checks],
+                [[name, SAID[status], detail] for name, status, detail in one.checks],
             )
         )
     return found
@@ -165,7 +170,12 @@ def _note(result: CaseResult) -> str:
     if result.status == "NOT RUN":
         if any(one.outcome == "skipped" for one in result.tests.values()):
             return "skipped"
-        return "last run on another source" if result.stale else "no test has run"
+        if not result.tests:
+            return "last run on another source" if result.stale else "no test has run"
+        if len(result.tests) < result.marked:
+            return f"{len(result.tests)} of {result.marked} tests"
+        if not result.whole:
+            return f"{len(result.tests)} passed; no run has seen whether other tests show it"
     return f"{len(result.tests)} test{'s' if len(result.tests) > 1 else ''}"
 
 
@@ -178,12 +188,13 @@ def _regression(evidence: Evidence) -> list[Block]:
 
 
 def _failed(evidence: Evidence) -> dict[str, Outcome]:
-    return {
-        name: test
-        for one in (*evidence.cases, *evidence.regression)
-        for name, test in one.tests.items()
-        if test.outcome == "failed"
-    }
+    return {name: test for name, test in evidence.suite.tests.items() if test.outcome == "failed"}
+
+
+def _broken(evidence: Evidence) -> list[str]:
+    """The linters that failed."""
+    linters = evidence.suite.linters
+    return [name for name in LINTERS if name in linters and not linters[name].ok]
 
 
 def _severity(test: Outcome) -> str:
@@ -192,18 +203,18 @@ def _severity(test: Outcome) -> str:
 
 
 def _defects(evidence: Evidence) -> list[Block]:
-    failed = _failed(evidence)
-    if not failed:
-        return [
-            Heading(2, "Defects"),
-            Text("None is open: no test of a case failed in its last run on this source."),
-        ]
-    rows = [
-        [number, _severity(one), ", ".join(one.cases), name, one.said, "open"]
-        for number, (name, one) in enumerate(
-            sorted(failed.items(), key=lambda found: (_severity(found[1]), found[0])), 1
-        )
+    failed, linters = _failed(evidence), evidence.suite.linters
+    found = [
+        [_severity(one), ", ".join(one.cases) or "–", name, one.said, "open"] for name, one in failed.items()
     ]
+    found += [["medium", "–", name, linters[name].said, "open"] for name in _broken(evidence)]
+    if not found:
+        said = "None is open: no test and no linter failed in its last run on this source."
+        if evidence.suite.not_run or not evidence.suite.collected.whole:
+            said += " Not all of them have run: see the reasons at the production gate."
+        return [Heading(2, "Defects"), Text(said)]
+    found.sort(key=lambda row: (SEVERITIES.index(row[0]), row[2]))
+    rows = [[number, *row] for number, row in enumerate(found, 1)]
     header = ["No.", "Severity", "Cases", "Test", "What it said", "Status"]
     return [Heading(2, "Defects"), Table(header, rows)]
 
@@ -214,6 +225,8 @@ def _metrics(evidence: Evidence) -> list[Block]:
     tests = {name: test for one in evidence.cases for name, test in one.tests.items()}
     passed = sum(one.outcome == "passed" for one in tests.values())
     failed = [_severity(one) for one in _failed(evidence).values()]
+    suite = evidence.suite
+    ended = sum(one.outcome == "passed" for one in suite.tests.values())
     return [
         Heading(2, "Coverage"),
         Table(
@@ -225,11 +238,27 @@ def _metrics(evidence: Evidence) -> list[Block]:
                 ["Tests that show them", len(tests)],
                 ["Tests passed", f"{passed} ({passed / len(tests):.0%})" if tests else 0],
                 ["Their time", _minutes(sum(one.seconds for one in tests.values()))],
+                ["All tests, also beside the cases", _known(evidence)],
+                ["All tests: passed", ended],
+                ["All tests: not run", len(suite.not_run)],
+                *([name, _linted(evidence, name)] for name in LINTERS),
                 ["Defects open: critical", failed.count("critical")],
                 ["Defects open: high", failed.count("high")],
+                ["Defects open: medium", len(_broken(evidence))],
             ],
         ),
     ]
+
+
+def _known(evidence: Evidence) -> str:
+    """How many there are, where a run has seen all."""
+    collected = evidence.suite.collected
+    return str(len(collected.tests)) if collected.whole else "not known: no run has seen all"
+
+
+def _linted(evidence: Evidence, name: str) -> str:
+    said = evidence.suite.linters.get(name)
+    return "NOT RUN" if said is None else "PASS" if said.ok else "FAIL"
 
 
 def _count(evidence: Evidence, status: str) -> int:
@@ -259,7 +288,8 @@ def _conclusion(evidence: Evidence) -> list[Block]:
     reasons = gate.reasons(evidence)
     full = [case for case in FULL_LENGTH if evidence.load.get(case, {}).get("full")]
     text = (
-        f"All checks passed and every case was shown; {', '.join(full)} ran in full length."
+        f"All checks and all {len(evidence.suite.tests)} tests passed, and every case was shown; "
+        f"{', '.join(full)} ran in full length."
         if not reasons
         else "It must not go into production, because:"
     )
