@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
+from broker import clock
 from broker.cli import following
 from broker.embedded import state
 from broker.settings import load
@@ -64,6 +65,7 @@ async def test_who_hangs_is_named(system: System) -> None:
     seconds, _ = await redis.time()
     for name in names:
         await redis.hset(keys.key_holders, name, f"{(seconds + 3600) * 1000}|m-1")
+        await redis.hset(keys.followers, name, "")
     try:
         with frozen(portal):
             told = change(system, "client", "register", "unheard")
@@ -74,6 +76,7 @@ async def test_who_hangs_is_named(system: System) -> None:
             assert change(system, "client", "route", "unheard", "inbox", "--no-wait") == ""
     finally:
         await redis.hdel(keys.key_holders, *names)
+        await redis.hdel(keys.followers, *names)
     await eventually(lambda: change(system, "client", "route", "unheard", "inbox") == "", what="all follow")
     await system.healthy()
     await redis.aclose()
@@ -106,6 +109,34 @@ async def test_a_process_that_has_long_said_nothing_is_named(tools) -> None:
     assert await following.behind(tools, 0) == [f"portal (PID {pid})"]
     state.save(msgspec.structs.replace(running, phase="stopping"), tools.settings.data_dir)
     assert await following.behind(tools, 3600) == []
+
+
+async def holds(tools: SimpleNamespace, name: str) -> None:
+    """A process that is there, of a version that says nothing more."""
+    seconds, _ = await tools.redis.time()
+    await tools.redis.hset(tools.keys.control.key_holders, name, f"{(seconds + 3600) * 1000}|m-1")
+
+
+async def test_a_machine_with_another_name_since(tools) -> None:
+    """⚠ What `up` runs is known by its number: its processes go on saying the name that the machine had."""
+    pid = os.getpid()
+    this = {"pid": pid, "created": state.created(pid)}
+    member = state.Member(name="portal", role="portal", state="running", **this)
+    running = state.State(**this, data_dir=str(tools.settings.data_dir), phase="running", members=[member])
+    state.save(running, tools.settings.data_dir)
+    name = f"portal@before.example:{pid}:ab"
+    await holds(tools, name)
+    await tools.redis.hset(tools.keys.control.followers, name, "9999999999999-0")
+    assert await following.behind(tools, 0) == []
+
+
+async def test_an_older_version_beside_is_given_its_time(tools) -> None:
+    """⚠ It does not say how far it is: nobody is named, and it has heard of it, or serves nobody, by the end."""
+    await holds(tools, "gateway@elsewhere:7:ab")
+    tools.settings = msgspec.structs.replace(tools.settings, trust_max_age=0.2, trust_poll=0.1)
+    began = clock.monotonic()
+    assert await following.behind(tools, 0) == []
+    assert clock.monotonic() - began >= 0.3
 
 
 async def test_an_interrupted_wait_loses_nothing(tools, monkeypatch, capsys) -> None:

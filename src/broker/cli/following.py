@@ -76,19 +76,23 @@ async def _settle(tools: Tools) -> None:
 async def behind(tools: Tools, patience: float) -> list[str]:
     """Wait until every process goes by what is recorded now; those that do not after so many seconds.
 
-    Raises LogUnavailable.
+    Those of an older version do not say it: they are given the time after which one that has not heard of it
+    serves nobody. Raises LogUnavailable.
     """
     from broker import clock
     from broker.events import feed, key_holders, positions
 
-    control = tools.keys.control
+    control, settings = tools.keys.control, tools.settings
     newest = (await feed.ahead(tools.redis, control, positions.start(control.stream))).last
-    give_up = clock.monotonic() + patience
+    began = clock.monotonic()
+    proved = began + settings.trust_max_age + settings.trust_poll
     while True:
-        said = await key_holders.applied(tools.redis, control)
-        late = [_shown(name) for name, event in said.items() if event < newest and not _ended(name)]
-        late += _silent(tools.settings, said)
-        if not late or clock.monotonic() > give_up:
+        now, said = clock.monotonic(), await key_holders.applied(tools.redis, control)
+        here = {name: event for name, event in said.items() if not _ended(name)}
+        late = [_shown(name) for name, event in here.items() if event is not None and event < newest]
+        late += _silent(settings, said)
+        older = None in here.values()
+        if (not late or now > began + patience) and (not older or now > proved):
             return sorted(late)
         await asyncio.sleep(LOOK_SECONDS)
 
@@ -108,7 +112,8 @@ def _silent(settings: Settings, said: Iterable[str]) -> list[str]:
     state = running(settings.data_dir)
     if state is None or state.phase != "running":
         return []
-    here = {pid for host, pid in map(_place, said) if host == socket.gethostname()}
+    # By the number alone: the machine may have got another name since they began.
+    here = {pid for _, pid in map(_place, said)}
     return [
         f"{one.role} (PID {one.pid})"
         for one in state.members

@@ -108,13 +108,14 @@ async def holders(redis: Redis, keys: ControlKeys) -> dict[str, set[str]]:
     return found
 
 
-async def applied(redis: Redis, keys: ControlKeys) -> dict[str, Position]:
+async def applied(redis: Redis, keys: ControlKeys) -> dict[str, Position | None]:
     """Up to which control event every process that is alive, as far as is known, goes by what was recorded.
 
-    Raises LogUnavailable.
+    The start of the stream for one that has yet to load the registry, None for one of an older version, which
+    does not say. Raises LogUnavailable.
     """
     found, followers = await _said(redis, keys)
-    return {name: at(CONTROL, followers.get(name) or "0-0") for name in found}
+    return {name: at(CONTROL, followers[name] or "0-0") if name in followers else None for name in found}
 
 
 async def _said(redis: Redis, keys: ControlKeys) -> tuple[dict[str, set[str]], dict[str, str]]:

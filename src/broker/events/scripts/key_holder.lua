@@ -3,7 +3,8 @@
 --
 -- KEYS  1 meta, 2 key holders, 3 followers
 -- ARGV  1 incarnation, 2 process, 3 for how long this counts (ms; 0: it goes away), 4 ids of its master keys,
---       5 id of the last control event that it has applied (`` for none)
+--       5 id of the last control event that it has applied (`` for none yet: only versions that do not say it
+--       have no field there)
 local refused = check_incarnation()
 if refused then return refused end
 
