@@ -5,6 +5,7 @@ The servers are the test's own, reached through BROKER_REDIS_URL and BROKER_MYSQ
 
 from __future__ import annotations
 
+import socket
 import ssl
 import time
 from collections.abc import Iterator
@@ -144,6 +145,39 @@ async def test_mysql_away_and_back(system: System, own_mariadb: MariaDB) -> None
         for one in accepted:
             await delivered(system, one)
         await system.healthy()
+
+
+@pytest.mark.case("TC-P-009")
+async def test_the_server_killed(system: System) -> None:
+    """While no server answers, submits get 202 and the gateway is well; once one is back, each is delivered once."""
+    accepted: list[str] = []
+    async with system.client() as client:
+        while True:
+            pid = system.kill("server")
+            accepted += [await submit(client) for _ in range(5)]
+            assert health(system, "gateway").status_code == 200
+            if not reachable(system, "server"):
+                # It was gone for all of this. Otherwise it was back too soon to tell.
+                break
+            await system.back("server", pid)
+        await system.back("server", pid)
+        done = "SELECT message_id FROM messages WHERE status='delivered' AND message_id IN %s"
+        await eventually(lambda: len(system.query(done, accepted)) == len(accepted), what="all delivered")
+        for one in accepted:
+            assert (await client.get(f"/api/v1/messages/{one}")).json()["status"] == "delivered"
+    history = "SELECT subject FROM audit_log WHERE type='Delivered' AND subject IN %s"
+    found = await eventually(lambda: len(rows := system.query(history, accepted)) >= len(accepted) and rows)
+    assert sorted(one["subject"] for one in found) == sorted(accepted)
+    await system.healthy()
+
+
+def reachable(system: System, role: str) -> bool:
+    """Whether anybody listens on the role's port."""
+    try:
+        with socket.create_connection(("127.0.0.1", system.overrides[f"{role}_port"]), timeout=10):
+            return True
+    except ConnectionRefusedError:
+        return False
 
 
 async def test_destroyed_groups_are_made_again(system: System) -> None:
