@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from support.system import System, eventually, running
-from support.waiting import wait_until
 
 NUMBER = "+4915299999999"
 BODY = "a body that nobody may read"
@@ -121,10 +121,11 @@ def test_an_interrupted_export_goes_on(system: System, message_id: str, tmp_path
     assert system.run("export", "--format", form, "-o", str(whole)).returncode == 0
     digest = lines(tmp_path / f"whole.{form}.digests.jsonl")[-1]["number"]
     content = whole.read_bytes()
-    for cut in (0, 1, 30, len(content) // 3, len(content) // 2, len(content) - 1, len(content)):
+    state.write_text("{}")
+    assert "--resume" in system.run("export", "-o", str(path)).stderr
+    for cut in (0, 1, 30, len(content) // 2, len(content) - 1, len(content)):
         part.write_bytes(content[:cut])
         state.write_text(json.dumps({"form": form, "wanted": {}, "digest": digest}))
-        assert system.run("export", "-o", str(path)).returncode == 1
         done = system.run("export", "-o", str(path), "--resume")
         assert done.returncode == 0, done.stderr
         assert path.read_bytes() == content, cut
@@ -136,16 +137,71 @@ def test_an_interrupted_export_goes_on(system: System, message_id: str, tmp_path
     assert path.read_text() == "somebody's"
 
 
-async def test_a_killed_export_goes_on(system: System, message_id: str, tmp_path: Path) -> None:
-    """SIGKILL while it writes: taken up again, it is whole and right."""
-    path = tmp_path / "killed.jsonl"
-    command = [sys.executable, "-m", "broker", "export", "-o", str(path), "--data", str(system.data)]
-    state = tmp_path / "killed.jsonl.part.json"
-    with subprocess.Popen(command, env=system.environ) as process:
-        await wait_until(lambda: state.exists() or process.poll() is not None)
-        process.kill()
-    if state.exists():
-        assert system.run("export", "-o", str(path), "--resume").returncode == 0
+DEADLY = """
+import os, signal, sys
+from broker.events import exported_file
+
+opened, size = exported_file._opened, int(sys.argv.pop(1))
+
+
+class Deadly:
+    def __init__(self, file):
+        self._file = file
+
+    def write(self, data):
+        room = size - self._file.tell()
+        self._file.write(data[:room])
+        if len(data) >= room:
+            self._file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
+
+
+exported_file._opened = lambda *given: Deadly(opened(*given))
+import broker.cli
+
+broker.cli.main()
+"""
+
+
+def killed(system: System, path: Path, size: int, *more: str) -> None:
+    """Export until the file has so many bytes, and not one step further."""
+    command = [sys.executable, "-c", DEADLY, str(size), "export", "-o", str(path), *more]
+    done = subprocess.run([*command, "--data", str(system.data)], env=system.environ, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert path.with_name(f"{path.name}.part").stat().st_size == size
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_a_killed_export_goes_on(system: System, message_id: str, tmp_path: Path, form: str) -> None:
+    """⚠ SIGKILL in the middle, in a line, again and again: taken up each time, it is byte for byte the whole one."""
+    whole, path = tmp_path / f"whole.{form}", tmp_path / f"killed.{form}"
+    assert system.run("export", "--format", form, "-o", str(whole)).returncode == 0
+    content = whole.read_bytes()
+    digest = lines(tmp_path / f"whole.{form}.digests.jsonl")[-1]["number"]
+    # Up to the digest of the other, so that both are of the same history.
+    state = tmp_path / f"killed.{form}.part.json"
+    state.write_text(json.dumps({"form": form, "wanted": {}, "digest": digest}))
+    ends = [at for at, byte in enumerate(content) if byte == ord("\n")]
+    assert len(ends) > 10
+    for size in (20, ends[3] + 1, ends[len(ends) // 2] + 30, len(content) - 1):
+        killed(system, path, size, "--resume")
+    assert system.run("export", "-o", str(path), "--resume").returncode == 0
+    assert path.read_bytes() == content
+    report = verified(system, str(path))
+    assert (report["complete"], report["events"]) == (True, len(ends) - (form == "csv"))
+
+
+def test_a_killed_export_that_begins_anew(system: System, message_id: str, tmp_path: Path) -> None:
+    """SIGKILL in the middle of Parquet: there is no file, it is said that it cannot go on, and anew it is whole."""
+    path = tmp_path / "killed.parquet"
+    killed(system, path, 3000, "--format", "parquet")
+    done = system.run("export", "-o", str(path), "--resume")
+    assert (done.returncode, "begin it anew" in done.stderr) == (1, True)
+    assert system.run("export", "--format", "parquet", "-o", str(path)).returncode == 0
     assert verified(system, str(path))["complete"]
 
 
