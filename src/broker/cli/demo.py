@@ -52,16 +52,36 @@ class DemoFailed(BrokerError):
 @json_option
 @with_settings
 def demo(settings: Settings, *, full: bool, as_json: bool) -> None:
-    """A short guided run on a running `broker up`.
+    """A short guided run on a running `broker up`, which it starts where there is no installation yet.
 
     Sends a message from each of three clients over mTLS: one is delivered to the inbox, one fails at first
     and is retried, one is refused for good. Shows what happens to them, and where to look for yourself. The
     clients demo-retry and demo-refused, with simulated recipients, are made at first use.
     """
+    _start_first(settings)
     found = asyncio.run(_demo(settings, full=full, quiet=as_json))
     if as_json:
         print_json([one.status for one in found])
     sys.exit(0)
+
+
+def _start_first(settings: Settings) -> None:
+    """`up --detach` where nothing was ever made and no servers are named; what was stopped stays stopped."""
+    from broker.embedded import detached
+    from broker.embedded.state import running
+    from broker.events import log_identity
+
+    named = settings.redis_url is not None or settings.mysql_url is not None
+    made = log_identity.file_path(settings).exists() or running(settings.data_dir) is not None
+    if named or made or settings.inspection:
+        return
+
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
+    say(f"Nothing is installed in {settings.data_dir} yet: making it, as `broker up --detach` does.")
+    detached.start(settings, say)
+    say("It goes on running until `broker down`.")
 
 
 async def _demo(settings: Settings, *, full: bool, quiet: bool) -> list[Shown]:
