@@ -148,7 +148,7 @@ def test_broken_forms_are_refused(anonymous, data, headers, status):
 @pytest.mark.parametrize(
     "target",
     ["//evil.example", "https://evil.example", "/\\evil.example", "javascript:alert(1)", "/login", "", "x",
-     "/a\r\nset-cookie: x=1", "/\x00", "/" + "x" * 3000, "/é", "http:/evil.example"],
+     "/a\r\nset-cookie: x=1", "/\x00", "/" + "x" * 3000, "/é", "http:/evil.example", "//[", "//[x]"],
 )  # fmt: skip
 def test_signing_in_leads_nowhere_else(target):
     """Only to a page of ours that one can return to."""
@@ -176,6 +176,21 @@ def test_a_form_sent_too_late_is_said(anonymous, reader):
     answer = reader.post("/profile/password", data=given)
     assert answer.status_code == 403
     assert "This page was too old" in answer.text
+
+
+def test_addresses_that_are_none_are_nobodys_fault(anonymous, reader):
+    """⚠ What no address can be split into leads to the dashboard, or counts as another site's; no page breaks."""
+    for path in ("/login", "/login/oidc"):
+        assert anonymous.get(path, params={"next": "//["}).status_code in {200, 404}
+    given = {"csrf": "0" * 32, "current_password": "x", "new_password": "y"}
+    broken = "http://["
+    answer = anonymous.post("/profile/password", data=given, headers={"referer": broken})
+    assert answer.headers["location"] == "/login?next=%2F&why=unsent"
+    part = {"hx-request": "true", "hx-current-url": broken}
+    assert anonymous.get("/messages", headers=part).headers["hx-redirect"] == "/login"
+    for headers in ({"origin": broken}, {"host": "["}):
+        assert reader.post("/profile/password", data=given, headers=headers).status_code in {400, 403}
+        assert anonymous.get("/messages", headers=headers).status_code in {303, 400}
 
 
 def test_pages_that_are_not_there(reader):

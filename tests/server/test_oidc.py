@@ -330,6 +330,7 @@ async def test_new_keys_of_the_provider_are_fetched(provider, browser, monkeypat
     [
         {"issuer": "https://localhost:1"}, {"token_endpoint": "http://localhost/token"},
         {"jwks_uri": "http://example.com/keys"}, {"authorization_endpoint": "javascript:alert(1)"},
+        {"jwks_uri": "https://["},
         {"token_endpoint": None}, {"filler": "x" * 300_000},
     ],
     ids=",".join,

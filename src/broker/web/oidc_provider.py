@@ -219,7 +219,10 @@ class Provider:
 
 def _private(url: str, issuer: str) -> bool:
     """Whether nobody on the way can read what is sent there."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
     loopback = parts.scheme == "http" and parts.hostname in _LOOPBACK
     return bool(parts.hostname) and (parts.scheme == "https" or (loopback and issuer.startswith("http://")))
 

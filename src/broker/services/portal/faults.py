@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, Final
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import SplitResult, urlencode, urlsplit
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -113,15 +113,15 @@ def _where(request: Request) -> str:
     if request.method == "GET" and _HTMX not in request.headers:
         query = f"?{request.url.query}" if request.url.query else ""
         return local(request.url.path + query)
-    named = urlsplit(request.headers.get("hx-current-url") or request.headers.get("referer") or "")
-    if named.netloc != request.headers.get("host"):
+    named = _split(request.headers.get("hx-current-url") or request.headers.get("referer") or "")
+    if named is None or named.netloc != request.headers.get("host"):
         return "/"
     return local(named.path + (f"?{named.query}" if named.query else ""))
 
 
 def local(target: str) -> str:
     """`target` if it is a page of ours that one can return to, else the dashboard."""
-    parts = urlsplit(target) if target.isprintable() and "\\" not in target else None
+    parts = _split(target) if target.isprintable() and "\\" not in target else None
     good = (
         parts is not None
         and len(target) <= MAX_NEXT
@@ -132,3 +132,11 @@ def local(target: str) -> str:
         and parts.path not in {LOGIN, "/logout"}
     )
     return target if good else "/"
+
+
+def _split(address: str) -> SplitResult | None:
+    """None for what is no address at all, as `//[`."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return None

@@ -88,5 +88,9 @@ async def read(
 def _same_origin(request: Request) -> None:
     """Browsers say where a form comes from; what is no browser says nothing, and is told by its word."""
     origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+    try:
+        here = origin is None or urlsplit(origin).netloc == request.headers.get("host")
+    except ValueError:
+        here = False
+    if not here:
         raise StaleForm("forbidden", "The form comes from another site.")
