@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import msgspec
@@ -470,7 +471,10 @@ def test_a_spread_run_keeps_every_test(tmp_path: Path) -> None:
     """By itself, in processes: one that ends its process, one of no case, one left out; a part is no whole."""
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "test_it.py").write_text(SUITE)
-    (tmp_path / "pyproject.toml").write_text('[tool.pytest.ini_options]\nmarkers = ["case"]\n')
+    # With the options that every run of ours has.
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["pytest"]["ini_options"]
+    given = "\n".join([json.dumps(options["addopts"]), 'markers = ["case"]'])
+    (tmp_path / "pyproject.toml").write_text(f"[tool.pytest.ini_options]\naddopts = {given}\n")
     plugin = "from pathlib import Path\nfrom support import casebook\ncasebook.ROOT = Path(__file__).parent\n"
     (tmp_path / "elsewhere.py").write_text(f"{plugin}from support.casebook import *\n")
     path = os.pathsep.join([str(tmp_path), str(ROOT / "tests"), str(ROOT / "src")])

@@ -93,8 +93,10 @@ def _looks_through_all(config: pytest.Config, root: Path) -> bool:
     """Whether all tests there are get collected: no file is chosen or left out. Tests are left out only later."""
     here = config.invocation_params.dir
     inside = any((here / argument).resolve() in {root, root / "tests"} for argument in config.args)
-    less = any(config.getoption(name, None) for name in ("ignore", "ignore_glob", "lf", "override_ini"))
-    return inside and not less
+    less = any(config.getoption(name, None) for name in ("ignore", "ignore_glob", "lf"))
+    # `-o python_files=…` looks for others; pytest gives its own options of strictness that form.
+    other = any(not one.startswith("strict_") for one in config.getoption("override_ini") or ())
+    return inside and not less and not other
 
 
 class Collecting:
