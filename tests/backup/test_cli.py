@@ -61,6 +61,22 @@ def test_created_and_verified(typed, target: Path, installation: Settings, tmp_p
         typed("restore", str(target), "--data", str(other))
 
 
+def test_a_data_directory_that_is_of_no_use_hides_no_report(
+    typed, target: Path, installation: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """⚠ Damaged or another log's: with a key given nothing of it is needed. What was found is shown, and why no more."""
+    typed("create", str(target))
+    damaged = tmp_path / "damaged"
+    (damaged / "run").mkdir(parents=True)
+    (damaged / "run" / "log-identity.json").write_bytes(b"{]")
+    monkeypatch.setenv("BROKER_LOG_NAME", "another")
+    alone = ("verify", str(target), "--key", str(installation.certs_dir / "digests.pub"))
+    for place, why in ((damaged, "cannot be read"), (installation.data_dir, "log_name is")):
+        told = typed(*alone, "--data", str(place), passphrase=None)
+        assert ": whole" in told
+        assert why in told.partition("Not remembered here")[2]
+
+
 def test_passphrases(typed, target: Path, tmp_path: Path) -> None:
     """From a file, from the environment; without any and no terminal the command says how to give one."""
     file = tmp_path / "passphrase"

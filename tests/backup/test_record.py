@@ -77,13 +77,14 @@ async def test_backups_made_and_verified_are_remembered(source, target: Path, in
 
 
 async def test_another_installation_remembers_nothing(
-    source, target: Path, installation: Settings, tmp_path: Path
+    source, target: Path, installation: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Who verifies another log's backups, or is no installation, writes nothing."""
     await backups.create(source, target)
     other = Settings(data_dir=tmp_path / "other", certs_dir=tmp_path / "other" / "certs")
     assert verified(other, target)
     assert not other.data_dir.exists()
+    assert "not of the installation that was backed up" in capsys.readouterr().err
     own = log_identity.read_file(installation)
     assert own is not None
     log_identity.remember(other, type(own)("another", own.partitions, own.incarnations))

@@ -126,13 +126,13 @@ def verify(
     repository = Repository(target, keys_in)
     passphrase = given_passphrase(settings, passphrase_file)
     report = verified(repository, name, passphrase, trusted(settings, keys, repository))
-    remember_verified(settings, repository, report)
     if as_json:
         import msgspec
 
         print_json(msgspec.to_builtins(report) | {"ok": report.ok})
     else:
         _show(report, target)
+    remember_verified(settings, repository, report)
     sys.exit(0 if report.ok else 1)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from broker.cli.common import UserPath
+from broker.errors import BrokerError
 from broker.settings import Settings, variable
 
 if TYPE_CHECKING:
@@ -80,23 +81,38 @@ def verified(
 
 
 def remember_verified(settings: Settings, repository: Repository, report: Report) -> None:
-    """Let this installation know that its newest backup there is whole; says so on stderr where it cannot."""
+    """Let this installation know that its newest backup there is whole; says on stderr why where it does not.
+
+    What was found must have been shown by then: the data directory, of which a verification needs nothing, may
+    be damaged or another's.
+    """
+    if not (report.ok and report.proved):
+        return
+    try:
+        problem = _unremembered(settings, repository, report)
+    except OSError as error:
+        problem = f"{error.filename} cannot be written ({error.strerror})."
+    except BrokerError as error:
+        problem = str(error)
+    if problem:
+        click.echo(f"Not remembered here, so that the metrics do not show it: {problem}", err=True)
+
+
+def _unremembered(settings: Settings, repository: Repository, report: Report) -> str:
+    """Remember it; else why not. Raises OSError, LogRefused, SettingsError, BackupDamaged."""
     from broker import clock
     from broker.events import log_identity
     from broker.events.backup import record
     from broker.events.backup.record import Remembered
 
     own, whose, names = log_identity.read_file(settings), repository.whose(), repository.names()
-    ours = own is not None and whose is not None and own.log_id == whose.log_id
-    if not (ours and report.ok and report.proved and names[-1] in {one.name for one in report.backups}):
-        return
+    if own is None or whose is None or own.log_id != whose.log_id:
+        return f"{settings.data_dir} is not of the installation that was backed up."
+    if names[-1] not in {one.name for one in report.backups}:
+        return f"{names[-1]} is newer."
     found = Remembered(names[-1], str(repository.root.absolute()), clock.now_ms())
-    try:
-        record.remember(settings, verified=found)
-    except OSError as error:
-        click.echo(
-            f"{error.filename} cannot be written ({error.strerror}): the metrics do not show it.", err=True
-        )
+    record.remember(settings, verified=found)
+    return ""
 
 
 @contextmanager
