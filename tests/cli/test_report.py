@@ -20,6 +20,7 @@ from broker.cli.readiness.evidence import Checks, Collected, Evidence, Linted, O
 from broker.embedded.state import running
 from support import casebook
 from support.load import clicking, results
+from support.waiting import wait_until
 
 SOURCE = "0123456789abcdef"
 ROOT = Path(__file__).resolve().parents[2]
@@ -167,16 +168,19 @@ def test_a_warning_is_shown_and_does_not_fail() -> None:
     assert "| Certificates | WARNING | end soon |" in document.markdown(report.blocks(found))
 
 
-def test_where_nothing_runs_the_report_asks_a_system_of_its_own(tmp_path: Path, monkeypatch) -> None:
+async def test_where_nothing_runs_the_report_asks_a_system_of_its_own(tmp_path: Path, monkeypatch) -> None:
     """Started for it, asked, and stopped; servers that the settings name are asked themselves."""
     with installation.to_ask(tmp_path / "nowhere", lambda _: None) as asked:
         assert "started for this report" in asked.said
         assert asked.data is not None
-        found = evidence.gather(ROOT, data=asked.data, environ=asked.environ, problem=asked.problem)
         assert running(asked.data) is not None
-    assert [(one.name, one.passed, one.problem) for one in found.checks] == [
-        ("preflight", 7, ""), ("smoke", 9, ""),
-    ]  # fmt: skip
+
+        def all_passed() -> bool:
+            found = evidence.gather(ROOT, data=asked.data, environ=asked.environ, problem=asked.problem)
+            return {one.name: one.passed for one in found.checks} == gate.CHECKS
+
+        # A busy machine may hold a process up for long enough that it does not call itself well.
+        await wait_until(all_passed, within=120, what="all checks pass")
     assert not asked.data.exists()
     assert not (tmp_path / "nowhere").exists()
     monkeypatch.setenv("BROKER_REDIS_URL", "redis://localhost:1")
