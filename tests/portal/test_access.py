@@ -63,7 +63,12 @@ GET  /audit/exports/{export_id}                 in  403 404 404
 GET  /audit/exports/{export_id}/file            in  403 404 404
 GET  /audit/exports/{export_id}/live            200 403 404 404
 POST /audit/exports/{export_id}/cancel          in  403 404 404
-POST /audit/verify                              in  403 200 200
+POST /audit/verify                              in  403 400 400
+GET  /audit/verifications/{verification_id}     in  403 404 404
+GET  /audit/verifications/{verification_id}/live 200 403 404 404
+POST /audit/verifications/{verification_id}/cancel in 403 404 404
+GET  /audit/verify.py                           in  403 200 200
+GET  /audit/digests.pub                         in  403 200 200
 GET  /audit/digests.jsonl                       in  403 200 200
 GET  /audit/{position}                          in  403 404 404
 GET  /audit/{position}/proof                    in  403 404 404
@@ -75,6 +80,7 @@ FORMS = {
     "/profile/password": {"current_password": "x", "new_password": "short"},
     "/admin/certificates": {"client_name": "", "role": "nobody", "validity_days": "1"},
     "/audit/export": {"format": "no such format"},
+    "/audit/verify": {"back": "to the beginning of time"},
 }
 ROWS = {
     (method, path): tuple(answers)

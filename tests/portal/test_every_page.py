@@ -139,7 +139,7 @@ async def test_auditors_export_and_verify(auditor, tmp_path, pictures):
     assert json.loads((tmp_path / "event.json").read_text())["type"] == "UserCreated"
     await auditor.go("/audit")
     await auditor.press("#verify button")
-    assert "Nothing was altered." in await auditor.page.inner_text("#found")
+    assert "Nothing was altered" in await auditor.page.inner_text("#found")
     assert int(await auditor.page.inner_text("dd >> nth=0")) >= 1
 
     def recorded() -> list:

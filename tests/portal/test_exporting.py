@@ -9,7 +9,7 @@ import pytest
 
 from broker.events import exported_serving
 from broker.events.exported_walk import HistoryAltered
-from broker.services.portal import exporting
+from broker.services.portal import jobs
 from support import browsing
 from support.browsing import PASSWORD, word
 from support.portals import portal
@@ -147,7 +147,7 @@ async def test_an_export_is_its_owners_alone(world, auditor, slow):
 
 async def test_exports_are_remembered_within_bounds(auditor, slow, monkeypatch):
     """Those that ended make room; while none has, another is a 503."""
-    monkeypatch.setattr(exporting, "MOST", 2)
+    monkeypatch.setattr(jobs, "MOST", 2)
     first, second = await begin(auditor), await begin(auditor)
     csrf = word((await auditor.get("/profile")).text)
     answer = await auditor.post("/audit/export", data={"csrf": csrf, "format": "csv"})

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from typing import Final
 
 from broker.errors import UnknownEvent
-from broker.events import chain, digests
+from broker.events import digests
 from broker.events.archive.reader import HistoryGap
 from broker.events.archive.segments import ArchiveDamaged
 from broker.events.digests import Digest, DigestInvalid, StreamDigest
@@ -20,15 +20,17 @@ FINDINGS: Final = {HistoryGap.code, ArchiveDamaged.code, HistoryAltered.code, Di
 
 
 async def checked(
-    source: Source, known: Sequence[Digest], stream: str, *, whole: bool = True
+    source: Source, known: Sequence[Digest], stream: str, *, whole: bool = True, since: int = 0
 ) -> AsyncGenerator[list[Linked]]:
     """Every event of a stream, those after the newest digest too. Raises HistoryAltered, as soon as known.
 
     `known` are all digests, from the first on. `whole`: the source has every event that they vouch for.
+    `since`: the number of a digest to begin after, which is taken at its word.
     """
-    states = [(digest.number, digests.of(digest.streams, stream)) for digest in reversed(known)]
+    states = [(digest.number, digests.of(digest.streams, stream)) for digest in reversed(known[since:])]
     waiting = [(number, state.end(stream), state) for number, state in states]
-    count, last, head = 0, start(stream), chain.GENESIS
+    begin = digests.of(known[since - 1].streams, stream) if since else digests.UNCOVERED
+    count, last, head = begin.events, begin.end(stream), bytes.fromhex(begin.head)
     async with aclosing(linked(source, stream, last, head)) as blocks:
         async for block in blocks:
             for one in block:

@@ -39,14 +39,19 @@ async def check_streams(store: Store, streams: Sequence[str]) -> None:
 
 
 class TableCheck:
-    """Compares one stream's rows with its events, given in blocks, up to the projection's checkpoint."""
+    """Compares one stream's rows with its events, given in blocks, up to the projection's checkpoint.
 
-    def __init__(self, store: Store, stream: str, checkpoint: Position) -> None:
+    Rows and events up to `after` are left out.
+    """
+
+    def __init__(
+        self, store: Store, stream: str, checkpoint: Position, after: Position | None = None
+    ) -> None:
         self.rows = 0
         self._store = store
         self._stream = stream
         self._checkpoint = checkpoint
-        self._at = start(stream)
+        self._at = start(stream) if after is None else after
 
     async def compare(self, block: Sequence[Linked]) -> None:
         """Raises TableAltered naming the first row that is changed, missing or inserted; StoreUnavailable."""

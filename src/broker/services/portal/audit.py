@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -16,18 +18,22 @@ from broker.events import (
     exported_file,
     exported_formats,
     exported_serving,
+    exported_verifier,
     positions,
     types,
 )
+from broker.events.digests_key import PUBLIC_FILE
 from broker.events.exported_session import Exports
 from broker.events.exported_walk import Filter
 from broker.events.positions import Position
 from broker.projections import auditing
 from broker.services.portal import forms, pages
 from broker.services.portal.admin import lists
-from broker.services.portal.exporting import Exported, Exporting
+from broker.services.portal.exporting import Exporting
+from broker.services.portal.jobs import Jobs
 from broker.services.portal.live import Live, Look, Shown
 from broker.services.portal.parts import Parts
+from broker.services.portal.verifying import BACK, Verifications
 from broker.services.portal.visitors import Visitor
 from broker.web.parameters import Query
 
@@ -36,8 +42,6 @@ _FILTERS: Final = ("from_date", "to_date", "type", "subject", "actor", "client_i
 FORMATS: Final = {"jsonl": "JSON lines", "csv": "CSV", "parquet": "Parquet"}
 _READERS: Final = ("auditor", "admin")
 EVERY_SECONDS: Final = 1.0
-CHECKED: Final = 24
-"""Digests whose events a verification links anew."""
 
 
 class Audit:
@@ -46,7 +50,8 @@ class Audit:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._made: Exports | None = None
-        self._exported = Exported()
+        self._exported: Jobs[Exporting] = Jobs("export")
+        self._verifications = Verifications(parts, lambda: self._exports.source)
         self._live = Live(parts, *_READERS, seconds=EVERY_SECONDS)
 
     def routes(self) -> list[Route]:
@@ -58,7 +63,9 @@ class Audit:
             Route("/audit/exports/{export_id}/file", self.fetch, methods=["GET"]),
             Route("/audit/exports/{export_id}/live", self.following, methods=["GET"]),
             Route("/audit/exports/{export_id}/cancel", self.cancel, methods=["POST"]),
-            Route("/audit/verify", self.verify, methods=["POST"]),
+            *self._verifications.routes(),
+            Route("/audit/verify.py", self.verifier, methods=["GET"]),
+            Route("/audit/digests.pub", self.public_key, methods=["GET"]),
             Route("/audit/digests.jsonl", self.digests, methods=["GET"]),
             Route("/audit/{position}/proof", self.proof, methods=["GET"]),
             Route("/audit/{position}", self.one, methods=["GET"]),
@@ -88,6 +95,7 @@ class Audit:
             asked=lists.asked(request, _FILTERS),
             types=sorted(types.ALL),
             formats=FORMATS,
+            back=BACK,
             field_errors=errors,
         )
 
@@ -160,12 +168,19 @@ class Audit:
             headers={"content-disposition": 'attachment; filename="digests.jsonl"'},
         )
 
-    async def verify(self, request: Request) -> Response:
-        """Check every signed digest, and the events of the last of them; say what was checked."""
-        visitor = await self._parts.gate(request, *_READERS)
-        await forms.read(request, visitor.ticket, ())
-        found = await exported_serving.check(self._exports.source, CHECKED)
-        return pages.render(request, "verified.html", found=found)
+    async def verifier(self, request: Request) -> Response:
+        """The stand-alone verifier: one Python file, for an auditor's own machine."""
+        await self._parts.gate(request, *_READERS)
+        script = await asyncio.to_thread(Path(exported_verifier.__file__).read_bytes)
+        return _file(script, "verify.py", "text/x-python; charset=utf-8")
+
+    async def public_key(self, request: Request) -> Response:
+        """The public half of the key that signs digests, as PEM."""
+        await self._parts.gate(request, *_READERS)
+        # Who can sign has published it.
+        _ = self._exports
+        pem = await asyncio.to_thread((self._parts.settings.certs_dir / PUBLIC_FILE).read_bytes)
+        return _file(pem, PUBLIC_FILE, "application/x-pem-file")
 
     async def proof(self, request: Request) -> Response:
         """One event as a file, with the proof that a signed digest vouches for it."""
@@ -189,6 +204,12 @@ class Audit:
             parts = self._parts
             self._made = Exports.of(parts.settings, parts.redis, parts.keys, parts.identity, parts.keyring)
         return self._made
+
+
+def _file(content: bytes, name: str, kind: str) -> Response:
+    return Response(
+        content, media_type=kind, headers={"content-disposition": f'attachment; filename="{name}"'}
+    )
 
 
 def _filter(query: Query) -> Filter:

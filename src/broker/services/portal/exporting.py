@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import Final, Literal, cast
+from typing import Literal, cast
 
 from starlette.responses import StreamingResponse
 from starlette.types import Send
 
 from broker import clock, telemetry
-from broker.errors import BrokerError, Conflict, NotFound
+from broker.errors import BrokerError, Conflict
 from broker.events import exported_formats, exported_serving
 from broker.events.exported_session import Export
-from broker.web.problems import Problem
-
-MOST: Final = 200
-"""Exports that are remembered; the oldest that ended make room for new ones."""
-WAITS_SECONDS: Final = 3600.0
-"""After so long an export that nobody fetched makes room, too."""
-_ID_BYTES: Final = 16
+from broker.services.portal import jobs
 
 State = Literal["waiting", "sending", "done", "cancelled", "broken", "failed"]
 
@@ -31,7 +24,7 @@ class Exporting:
     """One export, of the user `owner`; `wanted` are its filters as they were given."""
 
     def __init__(self, owner: str, form: str, begun: Export, wanted: dict[str, str]) -> None:
-        self.id = secrets.token_hex(_ID_BYTES)
+        self.id = jobs.new_id()
         self.owner = owner
         self.form = form
         self.wanted = wanted
@@ -57,6 +50,11 @@ class Exporting:
     def open(self) -> bool:
         """Whether it can be ended still."""
         return self.state in {"waiting", "sending"}
+
+    @property
+    def waiting(self) -> bool:
+        """Whether nobody has come for it yet."""
+        return self.state == "waiting"
 
     def cancel(self) -> None:
         """End it. A file that is being sent breaks off, so that no browser takes it for whole."""
@@ -105,33 +103,3 @@ class _File(StreamingResponse):
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         if self._export.state == "done":
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-class Exported:
-    """The exports of one process."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, Exporting] = {}
-
-    def add(self, export: Exporting) -> None:
-        """Remember one."""
-        self._known[export.id] = export
-
-    def make_room(self) -> None:
-        """For one more. Raises Problem 503 while all that are remembered are under way."""
-        now = clock.monotonic()
-        for export in list(self._known.values()):
-            if len(self._known) < MOST:
-                return
-            late = export.state == "waiting" and now - export.begun_at > WAITS_SECONDS
-            if late or not export.open:
-                del self._known[export.id]
-        if len(self._known) >= MOST:
-            raise Problem("overloaded", "Too many exports are under way at once.")
-
-    def of(self, owner: str, export_id: str) -> Exporting:
-        """The export of this person. Raises NotFound."""
-        found = self._known.get(export_id)
-        if found is None or found.owner != owner:
-            raise NotFound("It may have been begun before the portal was started again. Begin another.")
-        return found
