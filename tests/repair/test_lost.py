@@ -442,6 +442,27 @@ async def test_outcomes_come_back_for_as_long_as_they_are_kept(world):
         assert left - 600_000 < await world.redis.pttl(place) <= left
 
 
+async def test_what_had_ended_before_redis_forgot_it_does_not_begin_again(world):
+    """⚠ Outcomes are kept for a minute; a message is registered again on an older Redis, repaired two hours later."""
+    world.settings = msgspec.structs.replace(world.settings, outcomes_kept=60.0)
+    keys, now = world.keys.partitions[0], clock.now_ms()
+    old = await world.snapshot()
+    fact = histories.submitted()
+    for ms, each in ((now - 9_000_000, fact), (now - 8_000_000, histories.delivered(fact))):
+        await world.redis.xadd(keys.events, each.fields(), id=f"{ms}-0")
+    await world.archive()
+    await world.roll_back(old)
+    await world.redis.xadd(keys.events, fact.fields(), id=f"{now - 7_200_000}-0")
+    report = await world.repaired()
+    found = report.streams[0]
+    assert (found.void, found.open, found.outcomes) == (1, 0, 0)
+    second = Recorder()
+    async with world.working(channels=[second]):
+        fresh = await world.submit(1, partition=0)
+        await world.all_finished(fresh)
+    assert second.seen == fresh
+
+
 async def test_a_repair_cuts_no_life_of_outcomes(world):
     """What a role with a longer setting promised outlives a repair with a shorter one; nothing stays for ever."""
     kept = 10 * 86_400_000

@@ -83,8 +83,8 @@ def verified(
 def remember_verified(settings: Settings, repository: Repository, report: Report) -> None:
     """Let this installation know that its newest backup there is whole; says on stderr why where it does not.
 
-    What was found must have been shown by then: the data directory, of which a verification needs nothing, may
-    be damaged or another's.
+    What was found must have been shown by then: the data directory, of which a verification needs nothing,
+    may be damaged or another's.
     """
     if not (report.ok and report.proved):
         return

@@ -25,6 +25,10 @@ _OUTCOMES: Final[dict[type[types.Event], Outcome]] = {
     types.Failed: "failed",
     types.MessageDiscarded: "discarded",
 }
+KNOWN_MS: Final = 48 * 3_600_000
+"""So long an outcome is known here at least, however soon Redis may forget it: what a rolled-back Redis took
+in meanwhile must not begin again what had ended."""
+
 _pack = msgspec.msgpack.Encoder().encode
 
 
@@ -102,7 +106,7 @@ class Used(msgspec.Struct, frozen=True):
 
 
 class MessageFold:
-    """One partition. `now_ms` is the log's clock; keys and outcomes are remembered for as long as is said."""
+    """One partition. `now_ms` is the log's clock; keys and outcomes are to be kept for as long as is said."""
 
     def __init__(self, now_ms: int, *, idempotency_ms: int, outcomes_kept_ms: int) -> None:
         self._now = now_ms
@@ -116,7 +120,7 @@ class MessageFold:
 
     def done(self) -> dict[bytes, Ended]:
         """The outcomes that are to be answered without the database."""
-        return self._done
+        return {name: one for name, one in self._done.items() if one.until_ms > self._now}
 
     def used(self) -> dict[bytes, Used]:
         """The idempotency keys that still count, by their hash."""
@@ -188,12 +192,12 @@ class MessageFold:
         if outcome is None:
             return
         del self.open[entry.subject]
-        until = entry.position.ms + self._outcomes_kept_ms
-        if until <= self._now:
+        ended_ms = entry.position.ms
+        if ended_ms + max(self._outcomes_kept_ms, KNOWN_MS) <= self._now:
             return
         attempts, at_ms = getattr(event, "attempt", found.attempts), envelope.decode(entry.envelope).at
         ended = FinishedMessage(entry.subject, outcome, found.cycle, attempts, at_ms, found.client)
-        self._done[entry.subject] = Ended(ended, until)
+        self._done[entry.subject] = Ended(ended, ended_ms + self._outcomes_kept_ms)
 
     def _remember(self, entry: Stored, event: types.MessageSubmitted) -> None:
         if event.idempotency is None or event.request_hash is None:
