@@ -10,9 +10,8 @@
   names.forEach((_, column) => {
     data.push(rows.map((row) => Number(row.children[column + 1].dataset.value)));
   });
-  const style = getComputedStyle(document.documentElement);
-  const colour = (name) => style.getPropertyValue(name).trim();
-  const axis = { stroke: colour("--pico-color"), grid: { stroke: colour("--pico-muted-border-color"), width: 1 } };
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const axis = () => ({ stroke: colour("--pico-color"), grid: { stroke: colour("--pico-muted-border-color"), width: 1 } });
   const zone = (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC");
   const named = (seconds) => {
     const iso = new Date(seconds * 1000).toISOString();
@@ -24,7 +23,7 @@
       height: 220,
       tzDate: zone,
       scales: { y: { range: (_, least, most) => [0, Math.max(1, most * 1.05)] } },
-      axes: [{ ...axis, values: (_, ticks) => ticks.map(named) }, { ...axis, size: 60, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 1e6] }],
+      axes: [{ ...axis(), values: (_, ticks) => ticks.map(named) }, { ...axis(), size: 60, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 1e6] }],
       series: [{ value: "{YYYY}-{MM}-{DD} {HH}:00" }].concat(
         names.map((name) => ({
           label: name,
@@ -37,6 +36,8 @@
     data,
     box,
   );
-  const chart = draw();
+  let chart = draw();
   addEventListener("resize", () => chart.setSize({ width: box.clientWidth, height: 220 }));
+  // Colours are read when it is drawn.
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { chart.destroy(); chart = draw(); });
 })();
