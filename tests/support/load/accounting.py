@@ -50,6 +50,9 @@ async def _all_told(system: System, within: float) -> None:
     redis, partitions = system.redis(), system.keys().partitions
     for number, partition in enumerate(partitions):
         last = (await redis.xinfo_stream(partition.events))["last-generated-id"].decode()
+        if last == "0-0":
+            # Nothing was ever in it.
+            continue
         ms, _, seq = last.partition("-")
         query = "SELECT 1 FROM audit_log WHERE stream=%s AND ms=%s AND seq=%s"
         await eventually(
