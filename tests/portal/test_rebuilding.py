@@ -69,6 +69,12 @@ async def test_a_rebuild_is_followed_wherever_it_runs(admin, pictures):
             "() => document.querySelector('#events').innerText.startsWith('4,000')"
         )
         assert await admin.page.get_attribute("progress", "value") == "4000"
+        cursor.execute("UPDATE rebuilds SET phase='no_archive' WHERE projection='attempts'")
+        await admin.page.wait_for_selector("text=It waits for the archive, and goes on by itself.")
+        assert "4,000 of 5,000" in (await admin.page.inner_text("#progress")).replace("\n", " ")
+        await looking.accessible(admin)
+        cursor.execute("UPDATE rebuilds SET phase='building' WHERE projection='attempts'")
+        await admin.page.wait_for_selector("text=being built")
         assert await admin.page.locator("#rebuild #estimate, form[action$=rebuild]").count() == 0
         await looking.fits(admin, pictures, "boss-rebuild-running")
         await looking.accessible(admin)

@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 
+import msgspec
+import pymysql
 import pytest
 
+from broker.embedded.mariadb import MariaDB
 from broker.events import types
 from broker.events.archive.storage import LocalStorage
 from broker.projections import catalog
-from broker.projections.rebuild import progress, run, switching
+from broker.projections.rebuild import progress, run, showing, switching
+from broker.projections.rebuild.background import Rebuilds
 from broker.projections.rebuild.building import RebuildStopped
 from broker.projections.rebuild.progress import RebuildCancelled, RebuildRunning
 from broker.projections.rebuild.sources import ArchiveSource
 from broker.projections.rebuild.switching import RebuildBlocked
-from broker.projections.store import Store, StoreRetry
-from support import archives, databases, histories, log, rebuilds
+from broker.projections.store import Store, StoreRetry, translate
+from support import archives, databases, furnishing, histories, log, rebuilds
 from support.histories import Fact
 from support.proxy import proxy_to_port
 from support.readmodels import TABLES, count, reached, runner, running, tables
@@ -265,11 +269,130 @@ async def test_database_away_in_the_middle(  # noqa: PLR0917  fixtures
 
             await rebuilds.rebuild(through, scene.source, "messages", batch=20, on_progress=shown).run()
             assert fell
-            assert "store_unavailable" in waited
+            assert set(waited) == {"mysql"}
             await scene.caught_up()
             await scene.equals_fresh_fold(fresh)
         await direct.close()
         await through.close()
+
+
+SMALL = ("--innodb-file-per-table=0", "--innodb-data-file-path=ibdata1:12M;ibdata2:8M")
+
+
+@pytest.fixture
+async def small_mariadb(tmp_path):
+    """A MariaDB whose disk has room for next to nothing."""
+    server = furnishing.furnish(MariaDB(tmp_path / "mariadb", port=0, extra=SMALL))
+    await server.start()
+    yield server
+    await server.stop()
+
+
+async def test_database_that_is_full(redis, log_name, small_mariadb, tmp_path):
+    """⚠ No room for the rebuilt rows: it waits, says why, and with more room ends with every row, once."""
+    from broker.projections import schema
+
+    url = databases.create(small_mariadb)
+    await asyncio.to_thread(schema.migrate, url)
+    store = Store(url)
+    keys, identity = await log.create(redis, log_name)
+    facts = [histories.submitted() for _ in range(300)]
+    large = [
+        msgspec.structs.replace(one, event=msgspec.structs.replace(one.event, sealed=bytes(40_000)))
+        for one in facts
+    ]
+    await histories.append(redis, keys.partitions[0], large)
+    rebuilds_here = Rebuilds(lambda: rebuilds.source(redis, keys, identity, tmp_path / "archive"))
+    projection = run.named("messages")
+
+    async def nothing(_):
+        pass
+
+    await rebuilds_here.begin(store, projection, nothing)
+
+    async def full_up():
+        now = await rebuilds_here.look(store, projection)
+        return now if now.waiting_for else None
+
+    now = await wait_until(full_up, within=30)
+    assert (now.state, now.waiting_for, now.events_per_second) == ("running", "mysql", None)
+    assert "is full" in now.reason
+    assert await count(store, "messages") == 0
+    await small_mariadb.stop()
+    small_mariadb.extra = (SMALL[0], f"{SMALL[1]}:autoextend")
+    await small_mariadb.start()
+
+    async def ended():
+        return (await rebuilds_here.look(store, projection)).last
+
+    last = await wait_until(ended, within=60)
+    assert (last.outcome, last.events) == ("switched", 300)
+    found = await store.select("SELECT message_id,LENGTH(encrypted_body) AS size FROM messages")
+    assert len({row["message_id"] for row in found}) == len(found) == 300
+    assert {row["size"] for row in found} == {40_000}
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (3, "Error writing file"), (14, "Can't change size of file"), (1021, "Disk full"),
+        (1026, "Error writing file"), (1030, "Got error 28 from storage engine"), (1114, "The table is full"),
+        (1290, "running with the --read-only option"),
+    ],
+)  # fmt: skip
+def test_a_database_that_cannot_write_is_waited_for(number, says):
+    """Whatever the server calls it that there is no room, no row is at fault."""
+    error = translate(pymysql.err.OperationalError(number, says))
+    assert showing.waiting(error) == showing.Waiting("mysql", f"OperationalError: ({number}, {says!r})")
+    assert isinstance(error, run.AWAY)
+
+
+async def test_what_is_waited_for_is_shown(redis, log_name, store, tmp_path):
+    """⚠ A rebuild that waits for the archive says so to everybody who looks, and with the reason where it runs."""
+    where = tmp_path / "archive"
+    async with projected(redis, log_name, store, where) as scene:
+        aside = where.rename(tmp_path / "aside")
+        where.write_bytes(b"in the way")
+        projection = run.named("messages")
+        here, elsewhere = Rebuilds(lambda: scene.source), Rebuilds(lambda: scene.source)
+
+        async def nothing(_):
+            pass
+
+        await here.begin(store, projection, nothing)
+
+        async def both():
+            found = [await each.look(store, projection) for each in (here, elsewhere)]
+            return found if all(one.waiting_for for one in found) else None
+
+        ours, theirs = await wait_until(both)
+        for one in (ours, theirs):
+            assert (one.state, one.waiting_for) == ("running", "archive")
+            assert (one.events_per_second, one.seconds_left) == (None, None)
+        assert (ours.reason, theirs.reason) == (f"{where}: Not a directory.", None)
+        where.unlink()
+        aside.rename(where)
+
+        async def ended():
+            return (await here.look(store, projection)).last
+
+        assert (await wait_until(ended)).outcome == "switched"
+        assert (await elsewhere.look(store, projection)).state == "none"
+
+
+async def test_who_waited_and_died_waits_no_more(store):
+    """A rebuild that said that it waits, and nothing since, is one that can be taken up."""
+    await store.execute(
+        "INSERT INTO rebuilds (projection,stream,version,phase,incarnation,events,total,started_at,updated_at) "
+        "VALUES ('users','control',1,'no_redis','x',7,9,UTC_TIMESTAMP(3),UTC_TIMESTAMP(3))"
+    )
+    looking, users = Rebuilds(lambda: None), run.named("users")
+    now = await looking.look(store, users)
+    assert (now.state, now.waiting_for, now.events, now.total) == ("running", "redis", 7, 9)
+    await store.execute("UPDATE rebuilds SET updated_at=updated_at - INTERVAL 2 MINUTE")
+    now = await looking.look(store, users)
+    assert (now.state, now.waiting_for) == ("interrupted", None)
 
 
 async def test_two_at_once_and_cancelling(  # noqa: PLR0917  fixtures

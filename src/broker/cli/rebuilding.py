@@ -159,8 +159,10 @@ def _bar(name: str) -> Iterator[Callable[[Progress], None]]:
 
 
 def _speed(now: Progress) -> str:
+    from broker.projections.rebuild import showing
+
     if now.waiting_for is not None:
-        return f"waits: {now.waiting_for}"
+        return f"waits for {showing.NAMES[now.waiting_for]}"
     if now.rate is None or now.seconds_left is None:
         return ""
     return f"{now.rate:,.0f}/s, {now.seconds_left:.0f} s left"

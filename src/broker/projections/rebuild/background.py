@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from broker import clock
 from broker.errors import BrokerError
 from broker.events import types
 from broker.events.control import Changes, Registry
@@ -25,6 +26,9 @@ log = get_logger(__name__)
 
 BATCH: Final = 2000
 """Fewer events at once than where nobody else waits for the processor."""
+
+WAITING_MS: Final = 60_000
+"""A rebuild that said that it waits, and nothing for so long, is no more."""
 
 State = Literal["none", "running", "switching", "interrupted"]
 
@@ -48,6 +52,12 @@ class Standing(msgspec.Struct, frozen=True):
     seconds_left: float | None = None
     last: Annotated[
         Ended | None, Meta(description="How the one before ended, as far as this server knows.")
+    ] = None
+    waiting_for: Annotated[
+        progress.WaitingFor | None, Meta(description="It runs, and goes on once this is there again.")
+    ] = None
+    reason: Annotated[
+        str | None, Meta(description="What is waited for said so, where this server runs it.")
     ] = None
 
 
@@ -123,11 +133,13 @@ class Rebuilds:
             # Of one of ours, the beginning or the end is on its way to the record still.
             state = "none" if own is None else "switching" if own.begun else "running"
             return Standing(name, state, last=last)
-        now = showing.progress_of(parts)
-        # One of ours holds nothing while it waits for what is away.
-        going = held or own is not None
+        now = showing.progress_of(parts, waits=None if own is None else own.waits)
+        # Whoever waits for what is away holds nothing, and says again and again that it does.
+        fresh = clock.now_ms() - max(part.updated_ms for part in parts) < WAITING_MS
+        going = held or own is not None or (now.phase == "waiting" and fresh)
         state = "interrupted" if not going else "switching" if now.phase == "switching" else "running"
-        return Standing(name, state, now.events, now.total, now.rate, now.seconds_left, last)
+        why = (now.waiting_for, now.reason) if going else (None, None)
+        return Standing(name, state, now.events, now.total, now.rate, now.seconds_left, last, *why)
 
     async def _run(self, store: Store, rebuild: Rebuild, name: str) -> None:
         """To the end. A failure is remembered and logged; raised only where nothing had begun."""

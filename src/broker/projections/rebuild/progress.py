@@ -13,9 +13,16 @@ from broker.events.positions import Position
 from broker.projections import queries, sql
 from broker.projections.store import Store, Transaction
 
-Phase = Literal["building", "switching"]
+Phase = Literal["building", "switching", "no_redis", "no_archive", "no_mysql"]
 BUILDING: Final = "building"
 SWITCHING: Final = "switching"
+WaitingFor = Literal["redis", "archive", "mysql"]
+WAITING: Final[Mapping[Phase, WaitingFor]] = {
+    "no_redis": "redis",
+    "no_archive": "archive",
+    "no_mysql": "mysql",
+}
+"""Phases in which a rebuild waits, and for what; until its next transaction."""
 GRACE_SECONDS: Final = 3
 """The server may take a moment to notice that a process which had the lock is gone."""
 
@@ -91,7 +98,7 @@ async def advance(
     now = clock.now_ms()
     where = f"projection={sql.text(at.projection)} AND stream={sql.text(at.position.stream)}"
     changed = await transaction.execute(
-        f"UPDATE rebuilds SET ms={position.ms},seq={position.seq},events=events+{events},"
+        f"UPDATE rebuilds SET ms={position.ms},seq={position.seq},events=events+{events},phase='{BUILDING}',"
         f"state={sql.blob(state)},updated_at={sql.stamp(now)} "
         f"WHERE {where} AND ms={at.position.ms} AND seq={at.position.seq} AND cancelled=0"
     )
@@ -101,7 +108,7 @@ async def advance(
             raise RebuildCancelled(f"The rebuild of {at.projection} was cancelled.")
         raise LeaseLost(f"The rebuild of {at.projection} was taken over on stream {position.stream}.")
     return msgspec.structs.replace(
-        at, position=position, events=at.events + events, state=state, updated_ms=now
+        at, position=position, events=at.events + events, state=state, updated_ms=now, phase=BUILDING
     )
 
 
@@ -112,9 +119,18 @@ async def set_phase(session: Transaction, projection: str, phase: Phase) -> None
         f"UPDATE rebuilds SET phase='{phase}' WHERE {where} AND (cancelled=0 OR '{phase}'='{BUILDING}')"
     )
     if phase == SWITCHING and await session.rows(
-        f"SELECT 1 FROM rebuilds WHERE {where} AND phase='{BUILDING}'"
+        f"SELECT 1 FROM rebuilds WHERE {where} AND phase<>'{SWITCHING}'"
     ):
         raise RebuildCancelled(f"The rebuild of {projection} was cancelled.")
+
+
+async def wait(store: Store, projection: str, what: WaitingFor) -> None:
+    """Let others know what the rebuild waits for; the lock that it had is free meanwhile."""
+    (phase,) = (phase for phase, awaited in WAITING.items() if awaited == what)
+    await store.execute(
+        f"UPDATE rebuilds SET phase='{phase}',updated_at={sql.stamp(clock.now_ms())} "
+        f"WHERE projection={sql.text(projection)} AND phase<>'{SWITCHING}'"
+    )
 
 
 async def forget(session: Transaction, projection: str) -> None:

@@ -17,11 +17,11 @@ from broker.events.positions import Position
 from broker.lifecycle import backoff
 from broker.projections import catalog, checkpoints
 from broker.projections.base import Projection
-from broker.projections.rebuild import building, comparing, progress, shadow, switching
+from broker.projections.rebuild import building, comparing, progress, shadow, showing, switching
 from broker.projections.rebuild.building import BATCH, Builder
 from broker.projections.rebuild.comparing import Difference
 from broker.projections.rebuild.progress import RebuildCancelled, RebuildRunning
-from broker.projections.rebuild.showing import Progress, progress_of
+from broker.projections.rebuild.showing import Progress, Waiting, progress_of
 from broker.projections.rebuild.sources import Source
 from broker.projections.rebuild.switching import RebuildBlocked
 from broker.projections.store import Store, StoreRetry, Transaction
@@ -140,6 +140,8 @@ class Rebuild:
         self._builder: Builder | None = None
         self._switching = False
         self._differences: list[Difference] | None = None
+        self.waits: Waiting | None = None
+        """What it waits for now."""
 
     @property
     def begun(self) -> bool:
@@ -170,9 +172,7 @@ class Rebuild:
                 if self._builder is None:
                     # Nothing was begun: whoever calls should hear of it.
                     raise
-                log.warning("rebuild_waiting", projection=self._projection.name, reason=error.detail)
-                self._show(waiting_for=error.code)
-                await asyncio.sleep(next(waits))
+                await self._wait(error, next(waits))
         outcome: Literal["switched", "discarded"] = "switched" if self._switch else "discarded"
         await self._ended("switched" if self._switch else "cancelled", events)
         seconds = clock.monotonic() - began
@@ -237,7 +237,7 @@ class Rebuild:
             self._projection,
             parts,
             batch=self._batch,
-            on_progress=self._show,
+            on_progress=self._went_on,
         )
 
     async def _fill(self, builder: Builder) -> None:
@@ -245,6 +245,7 @@ class Rebuild:
         while True:
             began = clock.monotonic()
             await builder.advance(await self._ends())
+            self.waits = None
             if clock.monotonic() - began < NEAR_SECONDS:
                 return
 
@@ -281,9 +282,24 @@ class Rebuild:
         name = self._projection.name
         return {row.position.stream: row for row in rows if row.projection == name}
 
-    def _show(self, waiting_for: str | None = None) -> None:
+    async def _wait(self, error: BrokerError, seconds: float) -> None:
+        """Wait for what is away; the log says so once, and the database to whoever looks at it."""
+        now = showing.waiting(error)
+        if self.waits is None or self.waits.what != now.what:
+            log.warning("rebuild_waiting", projection=self._projection.name, reason=error.detail)
+        self.waits = now
+        self._show()
+        with suppress(StoreUnavailable, StoreRetry):
+            await progress.wait(self._store, self._projection.name, now.what)
+        await asyncio.sleep(seconds)
+
+    def _went_on(self) -> None:
+        self.waits = None
+        self._show()
+
+    def _show(self) -> None:
         if self._builder is not None:
-            self._on_progress(progress_of(list(self._builder.parts.values()), waiting_for=waiting_for))
+            self._on_progress(progress_of(list(self._builder.parts.values()), waits=self.waits))
 
     async def _failed(self, error: BrokerError) -> None:
         """Put on record that it goes no further for now, unless it is another's."""

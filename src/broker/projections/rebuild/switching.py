@@ -77,7 +77,8 @@ async def settle(session: Transaction, projection: Projection) -> Found:
     if there != set(projection.tables):
         await discard(session, projection)
         return "nothing"
-    await progress.set_phase(session, projection.name, progress.BUILDING)
+    if _text(parts[0][0]) == progress.SWITCHING:
+        await progress.set_phase(session, projection.name, progress.BUILDING)
     await checkpoints.hold(session, projection.name, held=False)
     return "building"
 
