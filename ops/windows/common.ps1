@@ -32,6 +32,19 @@ function Invoke-Broker {
     & $Python -m broker @args
 }
 
+# What the broker made gets the rights of the installation again: with some Pythons, earlier versions made directories
+# that only administrators could read, and no service.
+function Reset-Rights {
+    foreach ($directory in @("$InstallDir\data", "$InstallDir\certs")) {
+        if (Test-Path $directory) {
+            & icacls.exe $directory /reset /T /Q | Out-Null
+            if ($LASTEXITCODE -ne 0) {
+                throw "The rights of $directory could not be set."
+            }
+        }
+    }
+}
+
 # A test suite. The suites start a Valkey and a MariaDB of their own, which there are for Linux: they run in WSL.
 function Invoke-Suite {
     if (-not (Get-Command wsl.exe -ErrorAction SilentlyContinue)) {

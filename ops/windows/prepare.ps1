@@ -6,5 +6,6 @@ Invoke-Broker prepare
 if ($LASTEXITCODE -ne 0) {
     exit $LASTEXITCODE
 }
+Reset-Rights
 Invoke-Broker preflight
 exit $LASTEXITCODE

@@ -15,4 +15,6 @@ if ($PassphraseFile) {
 }
 & "$PSScriptRoot\stop.ps1"
 Invoke-Broker @words
-exit $LASTEXITCODE
+$ended = $LASTEXITCODE
+Reset-Rights
+exit $ended

@@ -151,6 +151,20 @@ def test_backups_are_made_and_restored_by_commands_that_exist(name: str) -> None
     assert "Invoke-Broker @words" in source
 
 
+@pytest.mark.parametrize("name", ["prepare.ps1", "restore.ps1"])
+def test_what_administrators_make_the_services_can_read(name: str) -> None:
+    """Directories get the rights back that the installer gave the services' account, once all is made."""
+    _, call, after = text(name).partition("Invoke-Broker ")
+    assert call
+    assert "Reset-Rights" in after
+    common = text("common.ps1")
+    assert "& icacls.exe $directory /reset /T" in common
+    settings = tomllib.loads(text("broker.toml"))
+    for setting in ("data_dir", "certs_dir"):
+        folder = PureWindowsPath(settings[setting]).relative_to(INSTALLED)
+        assert f'"$InstallDir\\{folder}"' in common
+
+
 def test_suites_of_the_whole_run_are_the_sections() -> None:
     """-Quick leaves out what the requirements leave out."""
     source = text("run_all_tests.ps1")

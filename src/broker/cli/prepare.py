@@ -6,6 +6,7 @@ import asyncio
 
 import click
 
+from broker import directories
 from broker.cli.common import with_settings
 from broker.settings import Settings
 
@@ -33,6 +34,6 @@ def prepare(settings: Settings) -> None:
     lines = asyncio.run(run())
     for line in lines:
         click.echo(line)
-    (settings.data_dir / "log").mkdir(mode=0o700, parents=True, exist_ok=True)
+    (settings.data_dir / "log").mkdir(mode=directories.mode(), parents=True, exist_ok=True)
     if not lines:
         click.echo("Everything is there.")

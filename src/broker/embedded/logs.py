@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from broker import directories
 from broker.clock import iso, now_ms
 
 LIMIT = 16 * 1024 * 1024
@@ -56,7 +57,7 @@ class LogFile:
                 older = self.path if number == 1 else self._numbered(number - 1)
                 if older.exists():
                     older.replace(self._numbered(number))
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path.parent.mkdir(mode=directories.mode(), parents=True, exist_ok=True)
         # Unbuffered: a line is in the file when the process that wrote it crashes.
         self._file = self.path.open("ab", buffering=0)
         self._size = self.path.stat().st_size

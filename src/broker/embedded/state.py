@@ -11,6 +11,7 @@ from typing import IO, Literal, Self
 
 import msgspec
 
+from broker import directories
 from broker.embedded.process import EmbeddedError
 
 Phase = Literal["starting", "running", "stopping", "stopped", "failed"]
@@ -105,7 +106,7 @@ class RunLock:
     def __enter__(self) -> Self:
         """Take it. Raises EmbeddedError that names the holder."""
         try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.path.parent.mkdir(mode=directories.mode(), parents=True, exist_ok=True)
             file = self.path.open("a+b")
         except OSError as error:
             raise self._unusable(error) from error

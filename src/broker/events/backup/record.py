@@ -44,7 +44,7 @@ def file_path(settings: Settings) -> Path:
 def read(settings: Settings) -> Record:
     """What is remembered; nothing without a file. Raises OSError, and ValueError where it is damaged."""
     try:
-        content = file_path(settings).read_bytes()
+        content = private_files.read(file_path(settings))
     except FileNotFoundError:
         return Record()
     try:

@@ -15,6 +15,7 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from broker import directories
 from broker.errors import Conflict, NotFound
 from broker.events import private_files
 from broker.events.archive.segments import Manifest
@@ -110,7 +111,8 @@ class Repository:
     def locked(self) -> Iterator[None]:
         """Only one process at a time changes the directory; another waits."""
         with self._refused():
-            private_files.make_directory(self.root)
+            # By itself, wherever it lies: administrators make backups, and no service reads them.
+            private_files.make_directory(self.root, directories.PRIVATE)
             lock = private_files.exclusive(self.root / _LOCK)
             lock.__enter__()
         try:

@@ -6,13 +6,16 @@ import os
 import secrets
 from pathlib import Path
 
+from broker import directories
+from broker.events import private_files
+
 PRIVATE = 0o600
 PUBLIC = 0o644
 
 
 def write_file(path: Path, data: bytes, *, mode: int = PRIVATE) -> None:
     """Write and rename into place, on disk when this returns; directories are made for the owner only."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.parent.mkdir(mode=directories.mode(), parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     # O_EXCL with the final mode: at no moment can another user open it.
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
@@ -23,7 +26,7 @@ def write_file(path: Path, data: bytes, *, mode: int = PRIVATE) -> None:
             os.fsync(file.fileno())
         # The umask may have taken bits that a public file needs.
         draft.chmod(mode)
-        draft.replace(path)
+        private_files.replace(draft, path)
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
