@@ -7,7 +7,10 @@ from urllib.parse import quote
 import pytest
 import pytest_asyncio
 
+from broker.errors import LogUnavailable, StoreUnavailable
 from broker.projections import address
+from broker.services.portal import dashboard
+from broker.web.problems import Problem
 from support import looking
 from support.browsing import register
 from support.portals import beside
@@ -126,6 +129,55 @@ async def test_the_overview_keeps_its_figures(boss, line, system):
     assert await boss.page.locator("#figures .tile").count() >= 10
     await boss.page.wait_for_selector("#away:empty", state="attached")
     assert len(refused) == 1
+
+
+FAULTS = {
+    "The database is away": (StoreUnavailable("The connection was refused."), 503),
+    "The log is away": (LogUnavailable("The connection was refused."), 503),
+    "Too much at once": (Problem("rate_limit_exceeded", "Try again in 7 seconds."), 429),
+    "Something went wrong here": (RuntimeError("secret word"), 500),
+}
+
+
+@pytest.mark.parametrize("title", FAULTS)
+async def test_what_cannot_be_shown_is_said_by_a_page(boss, pictures, monkeypatch, title):
+    """With what to do, and the number of the request; never with what went wrong inside. It fits, for everybody."""
+    error, status = FAULTS[title]
+
+    async def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(dashboard.activity, "by_hour", fails)
+    assert (await boss.go("/")).status == status
+    assert await boss.page.inner_text("h1") == title
+    said = await boss.text()
+    assert "secret word" not in said
+    assert "Number of this request" in said
+    assert ("tries again by itself" in said) == (status != 500)
+    await looking.fits(boss, pictures, f"fault-{title.lower()}")
+    await looking.accessible(boss)
+
+
+async def test_a_page_that_was_away_comes_by_itself(boss, line):
+    """It stands still until there is something to show."""
+    line.cut()
+    assert (await boss.go("/admin/users")).status == 503
+    line.mend()
+    await boss.page.wait_for_selector("h1:text-is('Users')")
+
+
+async def test_a_form_that_is_too_old_is_said_by_a_page(boss, pictures):
+    """Nothing was changed, and how to go on."""
+    await boss.go("/profile")
+    await boss.page.fill("#current_password", "whatever it is")
+    await boss.page.fill("#new_password", "another good one")
+    await boss.page.evaluate(
+        "document.querySelector('main form input[name=csrf]').setAttribute('value', '0'.repeat(32))"
+    )
+    await boss.press("main button[type=submit]")
+    assert await boss.page.inner_text("h1") == "This page was too old"
+    await looking.fits(boss, pictures, "fault-too-old")
+    await looking.accessible(boss)
 
 
 async def test_what_is_gone_is_said_to_be(boss, line):

@@ -10,7 +10,7 @@ import pytest
 from broker import clock
 from broker.events.keyring import Keyring
 from broker.services.portal.tickets import Tickets
-from support import browsing
+from support import browsing, looking
 from support.browsing import PASSWORD, word
 from support.system import eventually
 
@@ -145,7 +145,7 @@ async def test_pages_of_another_role_are_refused(profiles, email):
         assert email in await somebody.text()
 
 
-async def test_guessing_is_held_up(browser, system):
+async def test_guessing_is_held_up(browser, system, pictures):
     """After `login_attempts` wrong passwords the right one waits too, and the page says for how long."""
     email = "guessed@example.com"
     with browsing.visiting(system) as http:
@@ -157,6 +157,8 @@ async def test_guessing_is_held_up(browser, system):
         await somebody.sign_in(email)
         said = await somebody.page.inner_text("[role=alert]")
         assert re.fullmatch(r"Too many attempts\. Try again in [\d.]+ (s|min)\.", said)
+        await looking.fits(somebody, pictures, "login-throttled")
+        await looking.accessible(somebody)
 
 
 async def test_logins_are_on_record(anybody):

@@ -61,7 +61,7 @@ async def accessible(somebody: Person) -> None:
             for each in found["violations"]
             if each["impact"] in {"serious", "critical"}
         ]
-        assert grave == [], somebody.path
+        assert grave == [], (somebody.path, grave)
 
 
 async def photograph(person: Person, directory: Path, name: str) -> None:

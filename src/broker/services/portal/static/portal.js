@@ -72,6 +72,15 @@
   document.addEventListener("htmx:sse:after:message", ({ detail }) => { if (!detail.message.event) tell(""); });
   document.addEventListener("away", ({ detail }) => tell(`${detail.data} Trying again.`));
 
+  // The page of what is away stands still, however long somebody reads it, and gives way once the other is there.
+  const away = document.querySelector("[data-again]");
+  async function look() {
+    const answer = await fetch(location.href, { method: "HEAD" }).catch(() => null);
+    if (answer && !passes(answer.status)) location.reload();
+    else setTimeout(look, away.dataset.again * 1000);
+  }
+  if (away) setTimeout(look, away.dataset.again * 1000);
+
   setInterval(count, 1000);
   count();
   local(document);
