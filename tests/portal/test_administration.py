@@ -8,9 +8,14 @@ import ssl
 
 import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from broker.preparation import opened
-from support import browsing
+from support import browsing, looking
 from support.browsing import HOSTILE, NUMBER, register
 from support.system import eventually
 from support.waiting import wait_until
@@ -89,6 +94,12 @@ async def test_the_last_admin_stays(admin):
     assert "The role was changed." in await admin.text()
 
 
+async def shown_well(somebody, pictures, name: str) -> None:
+    """The page that is open fits every width, and everybody can use it."""
+    await looking.fits(somebody, pictures, name)
+    await looking.accessible(somebody)
+
+
 async def submit(system, directory, name: str) -> int:
     """The gateway's answer to a message with the certificate that was downloaded."""
     context = ssl.create_default_context(cafile=str(directory / "ca.crt"))
@@ -100,7 +111,7 @@ async def submit(system, directory, name: str) -> int:
 
 
 @pytest.mark.case("TC-PT-011", "TC-PT-012")
-async def test_a_certificate_is_issued_used_and_revoked(admin, tmp_path):
+async def test_a_certificate_is_issued_used_and_revoked(admin, tmp_path, pictures):
     """Its files are downloaded once and let messages in; revoked with a reason, they do not within a second."""
     await admin.go("/admin/certificates")
     await admin.page.fill("#client_name", "shop")
@@ -112,6 +123,7 @@ async def test_a_certificate_is_issued_used_and_revoked(admin, tmp_path):
             await admin.page.click(f'a[download="{name}"]')
         await (await download.value).save_as(tmp_path / name)
     assert await submit(admin.system, tmp_path, "shop") == 202
+    await shown_well(admin, pictures, "boss-certificate-issued")
     await admin.press("text=Its page")
     assert "PRIVATE KEY" not in await admin.page.content()
     assert await admin.page.inner_text("#status") == "active"
@@ -135,6 +147,59 @@ async def test_a_certificate_is_issued_used_and_revoked(admin, tmp_path):
     assert len(await admin.page.locator("#list tbody tr").all()) == 1
 
 
+async def test_a_request_is_signed(admin, tmp_path):
+    """The key never leaves its owner: nothing is shown of one, and the certificate works with it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "signed")])
+    request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
+    pkcs8 = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (tmp_path / "signed.key").write_bytes(key.private_bytes(*pkcs8))
+    await admin.go("/admin/certificates")
+    await admin.page.fill("#client_name", "signed")
+    await admin.page.click("#issue summary")
+    for pem, wrong in (("nothing that could be signed", 1), (request.public_bytes(Encoding.PEM).decode(), 0)):
+        await admin.page.fill("#csr_pem", pem)
+        await admin.press("#issue button")
+        assert await admin.page.locator("#csr_pem-wrong").count() == wrong
+    assert "PRIVATE KEY" not in await admin.page.content()
+    assert await admin.page.locator('a[download="signed.key"]').count() == 0
+    for file in ("signed.crt", "ca.crt"):
+        async with admin.page.expect_download() as download:
+            await admin.page.click(f'a[download="{file}"]')
+        await (await download.value).save_as(tmp_path / file)
+    assert await submit(admin.system, tmp_path, "signed") == 202
+
+
+async def test_somebody_sees_other_clients_and_gets_a_new_password(browser, admin):
+    """Both from their page: the clients hold from the next request on; a reset ends every session of theirs."""
+    system = admin.system
+    async with opened(system.settings) as tools:
+        await browsing.account(tools.registry, "moved@example.com", "user", ["acme"])
+    rows = await eventually(
+        lambda: system.query("SELECT user_id FROM users WHERE email='moved@example.com'"), within=20
+    )
+    async with browsing.person(system, browser) as moved:
+        await moved.carry(browsing.ticket(system, "moved@example.com"))
+        await moved.go("/profile")
+        assert "acme" in await moved.page.inner_text("main")
+        await admin.go(f"/admin/users/{rows[0]['user_id']}")
+        for clients, wrong in (("no-such-client", 1), ("lost, notes", 0)):
+            await admin.page.fill("#clients", clients)
+            await admin.press("#clients-form button")
+            assert await admin.page.locator("#clients-wrong").count() == wrong
+        assert "The clients were changed." in await admin.text()
+        await moved.go("/profile")
+        said = await moved.page.inner_text("main")
+        assert ("acme" in said, "lost" in said) == (False, True)
+        await admin.page.fill("#password", "a password from an admin")
+        await admin.press("#password-form button")
+        assert "The password was reset." in await admin.text()
+        await moved.go("/messages")
+        assert moved.path.startswith("/login")
+        await moved.sign_in("moved@example.com", "a password from an admin")
+        assert moved.path == "/messages"
+
+
 async def test_a_certificate_is_renewed_with_an_overlap(admin):
     """The new one's files are shown once; the one before says until when it works."""
     await admin.go("/admin/certificates")
@@ -151,7 +216,7 @@ async def test_a_certificate_is_renewed_with_an_overlap(admin):
     assert "Replaced by" in await admin.text()
 
 
-async def test_a_body_is_shown_to_who_says_why_and_it_is_recorded(admin):
+async def test_a_body_is_shown_to_who_says_why_and_it_is_recorded(admin, pictures):
     """Harmless, whatever it holds: as text, nothing of it runs. The history has who read it, and why."""
     message_id = await register(admin.system, "notes", body=HOSTILE)
 
@@ -165,6 +230,7 @@ async def test_a_body_is_shown_to_who_says_why_and_it_is_recorded(admin):
     assert await admin.page.inner_text("#plain") == HOSTILE
     assert NUMBER in await admin.text()
     assert await admin.page.evaluate("window.hurt") is None
+    await shown_well(admin, pictures, "boss-message-decrypted")
 
     def recorded() -> list:
         return admin.system.query(
@@ -264,7 +330,7 @@ def stuck(system, condition: str) -> int:
     return system.query(f"SELECT COUNT(*) AS n FROM messages WHERE client_id='stuck' AND {condition}")[0]["n"]
 
 
-async def test_parked_messages_are_given_back_and_discarded(admin):
+async def test_parked_messages_are_given_back_and_discarded(admin, pictures):
     """First how many it would be; then, said again, it is done: ticked ones, and all that match."""
     await admin.go("/admin/parked")
     assert "nothing waits for you" in await admin.text()
@@ -272,15 +338,18 @@ async def test_parked_messages_are_given_back_and_discarded(admin):
     await admin.go("/admin/parked")
     assert "the webhook's address is not https" in await admin.text()
     assert len(await admin.rows()) == 3
+    await shown_well(admin, pictures, "boss-parked-rows")
     # Nothing ticked: said, and nothing done.
     await admin.press("#mend button[value=discard]")
     assert "must be ticked" in await admin.page.inner_text("[role=alert]")
     await admin.page.check(f'input[value="{messages[0]}"]')
     await admin.press("#mend button[value=discard]")
     assert "Discard 1 message?" in await admin.text()
+    await shown_well(admin, pictures, "boss-parked-sure")
     await admin.page.fill("#reason", "nobody waits for it")
     await admin.press("#sure button")
     assert "1 discarded" in await admin.text()
+    await shown_well(admin, pictures, "boss-parked-done")
     await admin.go(f"/messages/{messages[0]}")
     assert await admin.page.inner_text("#status") == "failed"
     assert "nobody waits for it" in await admin.page.inner_text(".timeline")
