@@ -53,22 +53,55 @@ async def test_pages_fit_every_width_and_are_accessible(profiles, pages, picture
             await looking.accessible(somebody)
 
 
-async def test_pages_are_used_by_keyboard(browser, system):
-    """The first stop skips to the content; signing in, filtering and opening need no mouse; focus is seen."""
+async def reach(somebody: browsing.Person, selector: str) -> None:
+    """Press Tab until this has the focus, which is seen there."""
+    for _ in range(100):
+        await somebody.page.keyboard.press("Tab")
+        if await somebody.page.evaluate("wanted => document.activeElement.matches(wanted)", selector):
+            style = await somebody.page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+            assert style != "none", selector
+            return
+    raise AssertionError(f"{selector} cannot be reached")
+
+
+async def test_pages_are_used_by_keyboard(browser, system, failed):
+    """The first stop skips to the content; signing in, going, filtering and opening need no mouse; focus is seen."""
     async with browsing.person(system, browser) as somebody:
+        keyboard = somebody.page.keyboard
         await somebody.go("/login")
-        await somebody.page.keyboard.type("boss@example.com")
-        await somebody.page.keyboard.press("Tab")
-        await somebody.page.keyboard.type(browsing.PASSWORD)
+        await keyboard.type("boss@example.com")
+        await keyboard.press("Tab")
+        await keyboard.type(browsing.PASSWORD)
         async with somebody.page.expect_navigation():
-            await somebody.page.keyboard.press("Enter")
-        await somebody.page.keyboard.press("Tab")
+            await keyboard.press("Enter")
+        await keyboard.press("Tab")
         assert await somebody.page.evaluate("document.activeElement.className") == "skip"
-        await somebody.page.keyboard.press("Enter")
+        await keyboard.press("Enter")
         assert await somebody.page.evaluate("document.activeElement.id") == "content"
-        await somebody.page.keyboard.press("Tab")
-        style = await somebody.page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
-        assert style != "none"
+        await somebody.go("/")
+        await reach(somebody, 'nav a[href="/admin/messages"]')
+        async with somebody.page.expect_navigation():
+            await keyboard.press("Enter")
+        # The filter holds as soon as it is chosen; the focus stays in the form.
+        await reach(somebody, "#status")
+        await keyboard.type("failed")
+        await somebody.page.wait_for_url("**status=failed**")
+        assert set(await somebody.page.locator("#list .state").all_inner_texts()) == {"failed"}
+        await reach(somebody, "#client_id")
+        await keyboard.type("acme")
+        await keyboard.press("Enter")
+        await somebody.page.wait_for_url("**client_id=acme**")
+        await reach(somebody, "#list tbody a")
+        wanted = await somebody.page.evaluate("document.activeElement.getAttribute('href')")
+        async with somebody.page.expect_navigation():
+            await keyboard.press("Enter")
+        assert somebody.path == wanted
+        assert "Timeline" in await somebody.text()
+        # What is wide is scrolled, and what folds is unfolded, by keys too.
+        await somebody.go("/")
+        await reach(somebody, "details summary")
+        await keyboard.press("Enter")
+        assert await somebody.page.is_visible("#hours")
 
 
 async def test_hostile_contents_are_harmless(profiles):
