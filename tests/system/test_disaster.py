@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -84,6 +91,92 @@ async def test_what_is_asked_for(system: System) -> None:
     assert "There is no projection massages; there are messages, attempts" in done.stderr
     for wrong in ((), ("messages", "--all"), ("messages", "--log-id", "x")):
         assert (await asyncio.to_thread(system.run, "projection", "rebuild", *wrong)).returncode == 2
+
+
+STOPPING = """
+import asyncio, pathlib, sys
+from broker.projections.rebuild import building, run
+
+reached, go = map(pathlib.Path, sys.argv[1:3])
+del sys.argv[1:3]
+run.Rebuild.__init__.__kwdefaults__["batch"] = 3
+commit, done = building.Builder._commit, []
+
+
+async def stopping(self, stream, entries):
+    while len(done) >= 5 and not go.exists():
+        await asyncio.sleep(0.01)
+    await commit(self, stream, entries)
+    done.append(stream)
+    if len(done) >= 5:
+        reached.touch()
+
+
+building.Builder._commit = stopping
+import broker.cli
+
+broker.cli.main()
+"""
+
+
+class Terminal:
+    """A command whose stderr is a terminal."""
+
+    def __init__(self, system: System, *args: str) -> None:
+        self._screen, theirs = pty.openpty()
+        os.set_blocking(self._screen, False)
+        environ = system.environ | {"TERM": "xterm", "COLUMNS": "120"}
+        command = [sys.executable, *args, "--data", str(system.data)]
+        self.process = subprocess.Popen(
+            command, env=environ, stdout=subprocess.PIPE, stderr=theirs, text=True
+        )
+        os.close(theirs)
+        self._seen = b""
+
+    def seen(self) -> str:
+        """All that was shown so far, without colours."""
+        with contextlib.suppress(BlockingIOError, OSError):
+            while found := os.read(self._screen, 65536):
+                self._seen += found
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self._seen.decode())
+
+    async def ended(self) -> tuple[int, str]:
+        """Its exit code and what it wrote to stdout."""
+        await eventually(lambda: self.seen() and self.process.poll() is not None)
+        said = self.process.stdout.read()
+        self.process.stdout.close()
+        os.close(self._screen)
+        return self.process.returncode, said
+
+
+@pytest.mark.parametrize("cancel", [False, True])
+async def test_at_a_terminal(system: System, tmp_path: Path, cancel: bool) -> None:
+    """A bar with rate and time left while it runs; it runs to its end, or ends by another's `--cancel`."""
+    await system.send(20)
+    await system.quiet()
+    await eventually(lambda: unprojected(system) == 0)
+    before = rows(system.settings.mysql_url)["messages"]
+    reached, go = tmp_path / "reached", tmp_path / "go"
+    command = ("-c", STOPPING, str(reached), str(go), "projection", "rebuild", "messages")
+    terminal = Terminal(system, *command)
+    await eventually(lambda: reached.exists() or terminal.process.poll() is not None)
+    shown = re.compile(r"messages .*?(\d+)/(\d+) [\d,]+/s, \d+ s left")
+    await eventually(lambda: shown.search(terminal.seen()), what="a bar")
+    events, total = map(int, shown.search(terminal.seen()).groups())
+    assert 0 < events < total
+    if cancel:
+        done = await asyncio.to_thread(system.run, "projection", "rebuild", "messages", "--cancel")
+        assert (done.returncode, done.stdout) == (0, "Cancelled: messages.\n")
+    go.touch()
+    code, said = await terminal.ended()
+    if cancel:
+        assert (code, said) == (1, "")
+        assert "The rebuild of messages was cancelled." in terminal.seen()
+    else:
+        assert (code, said.startswith("messages: rebuilt; ")) == (0, True), terminal.seen()
+    assert rows(system.settings.mysql_url)["messages"] == before
+    assert not system.query("SELECT * FROM rebuilds")
+    assert not system.query("SHOW TABLES LIKE %s", r"%\_\_%")
 
 
 async def test_empty_database_from_the_archive_alone(system: System, mariadb) -> None:
