@@ -218,7 +218,8 @@ async def test_a_certificate_is_renewed_with_an_overlap(admin):
 
 async def test_a_body_is_shown_to_who_says_why_and_it_is_recorded(admin, pictures):
     """Harmless, whatever it holds: as text, nothing of it runs. The history has who read it, and why."""
-    message_id = await register(admin.system, "notes", body=HOSTILE)
+    body = f"{HOSTILE} {'Donaudampfschifffahrt' * 15} {'👩‍👩‍👧‍👦' * 15} مرحبا بالعالم"
+    message_id = await register(admin.system, "notes", body=body)
 
     def shown() -> bool:
         return bool(admin.system.query("SELECT 1 FROM messages WHERE message_id=%s", message_id))
@@ -227,7 +228,7 @@ async def test_a_body_is_shown_to_who_says_why_and_it_is_recorded(admin, picture
     await admin.go(f"/messages/{message_id}")
     await admin.page.fill("#decrypt-reason", "a complaint by the sender")
     await admin.press("#decrypt button")
-    assert await admin.page.inner_text("#plain") == HOSTILE
+    assert await admin.page.inner_text("#plain") == body
     assert NUMBER in await admin.text()
     assert await admin.page.evaluate("window.hurt") is None
     await shown_well(admin, pictures, "boss-message-decrypted")

@@ -18,7 +18,7 @@ from broker.projections.queries import Listed, MessageRow
 from broker.projections.showing import place
 from broker.services.portal import notices, pages
 from broker.services.portal.parts import Parts
-from broker.services.portal.visitors import LIVE, Visitor
+from broker.services.portal.visitors import LIVE, VISITOR, Visitor
 from broker.web.parameters import Query
 
 PER_PAGE: Final = 50
@@ -95,7 +95,10 @@ async def message_page(
     """The page of one message; `more` is what it shows besides."""
     steps = await timeline.of_message(parts.queries.store, ids.parse(row.message_id))
     message = parts.showing.message(row, row.encrypted_body)
-    shown_besides = {"plain": None, "wrong": ""} | more
+    visitor: Visitor = request.scope[VISITOR]
+    # Whoever may see all of it finds what the timeline leaves out.
+    history = pages.query("/audit", {"subject": row.message_id}) if visitor.clients is None else None
+    shown_besides = {"plain": None, "wrong": "", "history": history} | more
     return pages.render(request, "message.html", status, message=message, steps=steps, **shown_besides)
 
 

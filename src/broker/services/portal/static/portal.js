@@ -55,7 +55,14 @@
     if (again) source.again = setTimeout(() => htmx.trigger(source, again), AGAIN_MS);
   }
 
+  // What somebody waits for says so; what follows by itself does not.
+  document.addEventListener("htmx:before:request", ({ detail: { ctx } }) => {
+    const form = ctx.sourceElement;
+    if (form.matches("form")) document.querySelector(form.getAttribute("hx-target")).setAttribute("aria-busy", "true");
+  });
+
   document.addEventListener("htmx:finally:request", ({ detail: { ctx } }) => {
+    for (const part of document.querySelectorAll("div[aria-busy]")) part.removeAttribute("aria-busy");
     const status = ctx.response?.status;
     // Overtaken by another request: that one will say.
     if (!status && ctx.request?.signal?.aborted && ctx.request.signal.reason !== "timeout") return;
