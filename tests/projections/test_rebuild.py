@@ -214,6 +214,59 @@ async def test_crash_at_the_switch(  # noqa: PLR0917  fixtures
         await scene.equals_fresh_fold(fresh)
 
 
+async def left(store) -> list[str]:
+    """Tables that are no read models' own."""
+    rows = await store.select("SHOW TABLES LIKE %s", (r"%\_\_%",))
+    return sorted(name for row in rows for name in row.values())
+
+
+async def test_what_the_dead_left_is_removed(redis, log_name, store):
+    """⚠ Tables of rebuilds that died around their records go when a projector starts; no others do."""
+    keys, identity = await log.create(redis, log_name)
+    for table in ("messages__old", "messages__next", "audit_log__next", "attempts__old", "statistics__trial"):
+        await store.execute(f"CREATE TABLE {table} LIKE {table.partition('__')[0]}")
+    # One that can be gone on with, one that runs, one that is read.
+    await store.execute(
+        "INSERT INTO rebuilds (projection,stream,version,phase,incarnation,started_at,updated_at) "
+        "VALUES ('audit_log','control',1,'building','x',UTC_TIMESTAMP(3),UTC_TIMESTAMP(3))"
+    )
+    async with store.session() as running_one, store.session() as reader:
+        await progress.take_lock(running_one, "messages")
+        await reader.execute("START TRANSACTION")
+        await reader.rows("SELECT COUNT(*) FROM attempts__old")
+        async with running(runner(redis, keys.control, identity, store)):
+            await wait_until(lambda: _projecting(store))
+        assert await left(store) == ["attempts__old", "audit_log__next", "messages__next", "messages__old"]
+    await wait_until(lambda: _free(store, "messages"))
+    async with running(runner(redis, keys.control, identity, store)):
+        await wait_until(lambda: _gone(store, ["audit_log__next"]))
+    assert await run.cancel(store, run.named("audit_log"))
+    assert await left(store) == []
+
+
+async def _projecting(store) -> bool:
+    return bool(await store.select("SELECT 1 FROM checkpoints WHERE stream='control'"))
+
+
+async def _free(store, name: str) -> bool:
+    return not await progress.locked(store, name)
+
+
+async def _gone(store, but: list[str]) -> bool:
+    return await left(store) == but
+
+
+async def test_the_next_rebuild_removes_what_the_last_left(redis, log_name, store, tmp_path):
+    """⚠ One that died after its switch, before the replaced tables were dropped: another settles that too."""
+    async with projected(redis, log_name, store, tmp_path) as scene:
+        await store.execute("CREATE TABLE latencies__old LIKE latencies")
+        async with store.session() as session:
+            await progress.take_lock(session, "statistics")
+            assert await switching.settle(session, run.named("statistics")) == "nothing"
+        assert await left(store) == []
+        await scene.caught_up()
+
+
 async def test_failure_right_after_the_rename(redis, log_name, store, fresh, tmp_path, monkeypatch):  # noqa: PLR0917
     """⚠ A failure between RENAME and checkpoints leaves the projection held until they are right; it cannot run ahead."""
     finish, failed = switching._finish, []

@@ -15,12 +15,13 @@ from typing import Any, TypeVar
 from broker import clock, tracing
 from broker.errors import BrokerError, LeaseLost, LogFull, LogRefused, LogUnavailable, StoreUnavailable
 from broker.events.feed import Feed, HistoryTrimmed
+from broker.events.positions import CONTROL
 from broker.lifecycle import backoff, sleep_or_stop
-from broker.projections import base, checkpoints, traces
+from broker.projections import base, catalog, checkpoints, traces
 from broker.projections.base import Projection
 from broker.projections.checkpoints import Checkpoint
 from broker.projections.committing import Committer
-from broker.projections.rebuild import switching
+from broker.projections.rebuild import leftovers, switching
 from broker.projections.status import State, StreamStatus
 from broker.projections.store import Store, StoreRetry
 from broker.telemetry import get_logger
@@ -72,6 +73,7 @@ class StreamRunner:
         self._batch = batch
         self._committer = Committer(feed, store, self._projections, self.status)
         self._started = False
+        self._tidied = feed.stream != CONTROL
         self._looked = 0.0
         self._renewed = 0.0
         self._rate = Rate()
@@ -110,6 +112,9 @@ class StreamRunner:
         """Own the stream until something goes wrong or `stop` is set; returns early when another owns it."""
         # A process that cannot reach the database must not keep others from the work.
         await self._store.ping()
+        if not self._tidied:
+            await leftovers.tidy(self._store, catalog.projections())
+            self._tidied = True
         if left := await self.feed.acquire():
             self._say(State.STANDBY)
             await sleep_or_stop(min(left, self.feed.ttl_ms / 3000) * random.uniform(0.5, 1), stop)

@@ -81,6 +81,11 @@ async def begin(session: Transaction, projection: str, version: int, incarnation
     )
 
 
+async def begun(session: Transaction, projection: str) -> bool:
+    """Whether a rebuild is on record: one that runs, or that can be gone on with."""
+    return bool(await session.rows(f"SELECT 1 FROM rebuilds WHERE projection={sql.text(projection)}"))
+
+
 async def started(session: Transaction, projection: str, totals: Mapping[str, int]) -> None:
     """A process takes the rebuild up now; `totals` are the events of each stream."""
     now = sql.stamp(clock.now_ms())

@@ -14,7 +14,7 @@ from broker.errors import BrokerError
 from broker.lifecycle import backoff
 from broker.projections import checkpoints
 from broker.projections.base import Projection
-from broker.projections.rebuild import progress, shadow
+from broker.projections.rebuild import leftovers, progress, shadow
 from broker.projections.rebuild.progress import RebuildRunning
 from broker.projections.store import Store, StoreRetry, Transaction, translate
 from broker.telemetry import get_logger
@@ -69,6 +69,7 @@ async def settle(session: Transaction, projection: Projection) -> Found:
     parts = await session.rows(f"SELECT phase FROM rebuilds WHERE projection='{projection.name}'")
     if not parts:
         await checkpoints.hold(session, projection.name, held=False)
+        await leftovers.remove(session, projection)
         return "nothing"
     there = await shadow.existing(session, projection.tables, shadow.NEXT)
     if not there and _text(parts[0][0]) == progress.SWITCHING:
