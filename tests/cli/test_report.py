@@ -14,7 +14,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from broker.cli.readiness import document, evidence, gate, installation, report
+from broker.cli.readiness import (
+    components,
+    defects,
+    document,
+    evidence,
+    failures,
+    gate,
+    installation,
+    pictures,
+    report,
+    summary,
+)
 from broker.cli.readiness.cases import CASES, FULL_LENGTH, REGRESSION, SAME_RUN, TARGETS
 from broker.cli.readiness.evidence import Checks, Collected, Evidence, Linted, Outcome, Suite
 from broker.embedded.state import running
@@ -150,11 +161,151 @@ def test_failures_beside_the_cases_and_of_linters_are_defects() -> None:
         linters={"mypy --strict": Linted(SOURCE, False, 0, "3 errors")},
     )
     text = document.markdown(report.blocks(found))
-    assert "| 1 | high | – | tests/x.py::t | it broke | open |" in text
-    assert "| 2 | medium | – | mypy --strict | 3 errors | open |" in text
+    high, medium = (part(text, f"{severity} defects") for severity in ("High", "Medium"))
+    assert "| Tests | tests/x.py::t: it broke | open | none yet" in high
+    assert "| Source | mypy --strict: 3 errors | open | none yet" in medium
+    assert "None." in part(text, "Critical defects")
     [line] = [line for line in text.splitlines() if line.startswith("| TC-S-001 | Mutual")]
     assert line.endswith("| NOT RUN | 2 of 3 tests |")
     assert "None is open" in document.markdown(report.blocks(passing()))
+
+
+def part(text: str, heading: str) -> str:
+    """What stands below a heading, up to the next."""
+    return re.split(r"^#+ ", text.partition(f"# {heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def test_what_failed_once_stays_known(tmp_path: Path) -> None:
+    """Open while it fails, fixed by another source, unsteady where nothing was mended; a month later it is gone."""
+    broken, whole = ran("TC-P-001", outcome="failed", said="no"), ran("TC-P-001", source="mended")
+    defects.note(tmp_path, {"tests/a/x.py::t": broken, "mypy --strict": Linted(SOURCE, False, 1.0, "error")})
+    defects.note(tmp_path, {"tests/a/y.py::t": msgspec.structs.replace(broken, cases=[])})
+    later = msgspec.structs.replace(whole, at=broken.at + 5)
+    same = msgspec.structs.replace(later, source=SOURCE)
+    skipped = msgspec.structs.replace(later, outcome="skipped")
+    defects.note(tmp_path, {"tests/a/x.py::t": skipped, "tests/a/never.py::t": later})
+    assert {one.passed_at for one in failures.read(tmp_path).values()} == {None}
+    defects.note(tmp_path, {"tests/a/x.py::t": later, "tests/a/y.py::t": same})
+    text = document.markdown(report.blocks(passing(failures=failures.read(tmp_path))))
+    assert "| Gateway | tests/a/x.py::t: no (TC-P-001) | fixed | it passes since source mended |" in part(
+        text, "High defects"
+    )
+    assert "| a | tests/a/y.py::t: no | unsteady | none: it passed later on the same" in part(
+        text, "Low defects"
+    )
+    assert "| Source | mypy --strict: error | not run since |" in part(text, "Medium defects")
+    counts = part(text, "Defect metrics")
+    assert "| Defects found | 3 |" in counts
+    assert "| Low | 1, of which 1 open |" in counts
+    assert "| Defects fixed | 1 (33%) |" in counts
+    assert "| A fault that shows now and then |" in part(text, "Risks")
+    assert gate.reasons(passing(failures=failures.read(tmp_path))) == []
+    again = msgspec.structs.replace(broken, at=later.at + 1)
+    defects.note(tmp_path, {"tests/a/x.py::t": again})
+    assert failures.read(tmp_path)["tests/a/x.py::t"].passed_at is None
+    month = msgspec.structs.replace(same, at=same.at + defects.KEEP_SECONDS + 1)
+    defects.note(tmp_path, {"another": month})
+    assert set(failures.read(tmp_path)) == {"tests/a/x.py::t", "mypy --strict"}
+
+
+TEMPLATE = {
+    "": ["Test cycle", "Report date", "Prepared by"],
+    "Summary": ["Overall status"],
+    "Hardware": [],
+    "Software": ["Python"],
+    "Versions": ["Gateway", "Server", "Worker", "Projector", "Portal", "Redis", "MySQL"],
+    "Network": ["Gateway", "Server", "Portal", "Redis", "MySQL"],
+    "Functional tests": ["Execution date", "Duration", "Status"],
+    "Integration tests": ["Execution date", "Duration", "Status", "TC-I-014"],
+    "Load tests": ["Execution date", "Duration", "Status", "TC-L-011"],
+    "Performance": ["Throughput/s", "avg ms", "p95", "p99", "Success", "Queue peak"],
+    "Security tests": ["Execution date", "Duration", "Status", "TC-S-017"],
+    **{f"{severity} defects": [] for severity in defects.SEVERITIES},
+    "Coverage": ["Cases", "Cases: passed", "Cases: failed", "Cases: skipped or not run"],
+    "Defect metrics": ["Defects found", *defects.SEVERITIES, "Defects fixed", "Defects open"],
+    "Efficiency": ["Test execution time", "Defects found per hour", "Test pass rate"],
+    "Risks": ["Risk ID", "Probability", "Impact", "Mitigation", "R-1"],
+    "Issues": [],
+    "Short term": ["1."],
+    "Long term": ["1.", "5."],
+    "Production gate": ["DEPLOY"],
+    "Sign-off": ["QA lead", "Technical lead", "Project manager", "Date"],
+    "A. Test logs": ["logs/functional.log", "logs/integration.log", "logs/load.log", "logs/security.log"],
+    "B. Test data": ["Users created", "Clients created", "reader@example.com (user)", "acme, demo", "1,234"],
+    "C. Screenshots": ["None was taken", "--screenshots"],
+    "D. Performance graphs": ["graphs/tc-l-001-open-messages.svg"],
+}
+
+
+def test_every_field_of_the_template_is_there() -> None:
+    """Filled from what is known; what only people know is a line to be filled in, and nothing invented."""
+    seen = components.Seen({"Gateway": "https://127.0.0.1:8001"}, {"Gateway": "1.2.3", "Redis": "Valkey 8"})
+    suite = components.Measured(
+        "load", SOURCE, 0, components.Seen({}, {"MySQL": "MariaDB 11"}),
+        {"reader@example.com": "user"}, ["acme", "demo"], 1234,
+    )  # fmt: skip
+    text = document.markdown(report.blocks(passing(seen=seen, measured=[suite])))
+    for heading, fields in TEMPLATE.items():
+        below = part(text, heading) if heading else text.partition("## Summary")[0]
+        assert below, heading
+        assert [field for field in fields if field not in below] == [], heading
+    assert "| Gateway | not seen | 1.2.3 |" in part(text, "Versions")
+    assert "| MySQL | MariaDB 11 | not seen |" in part(text, "Versions")
+    assert "| Gateway | https://127.0.0.1:8001 |" in part(text, "Network")
+    assert text.count(document.BLANK) == 8
+    assert "**Overall status**: PASS" in text
+    assert "None is known." in part(text, "Issues")
+
+
+def test_what_the_overall_status_is() -> None:
+    """FAIL with a failure, IN PROGRESS while nothing more than evidence is missing."""
+    assert summary.overall(passing(load={})) == "IN PROGRESS"
+    assert summary.overall(passing(tests={"tests/x.py::t": ran(outcome="failed")})) == "FAIL"
+    assert summary.overall(passing(load=passing().load | {"TC-L-005": figures("TC-L-005", lost=1)})) == "FAIL"
+    down = [Checks("preflight", [("x", "failed", "")] * 7), Checks("smoke", [("x", "ok", "")] * 9)]
+    assert summary.overall(passing(checks=down)) == "FAIL"
+    text = document.markdown(report.blocks(passing(checks=down, load={})))
+    assert "| I-1 | preflight, x:  | H | open | mend it, report again |" in part(text, "Issues")
+    assert "Shown in a short form only: TC-L-001, TC-L-002, TC-L-003, TC-L-004" in part(text, "Issues")
+
+
+def test_the_report_is_saved_with_what_it_names(tmp_path: Path) -> None:
+    """Every file that the Markdown links to lies beside it: graphs, logs, screenshots."""
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "a.py").write_text("x = 1\n")
+    for name in ("1440-boss-light", "360-lost-light"):
+        pictures.directory(tmp_path).mkdir(parents=True, exist_ok=True)
+        (pictures.directory(tmp_path) / f"{name}.png").write_bytes(b"a picture")
+    found = passing(
+        tests={"tests/x.py::t": ran("TC-W-002", outcome="failed", said="one\ntwo")},
+        pictures=pictures.taken(tmp_path, evidence.source_files(tmp_path)),
+    )
+    document.save(tmp_path / "out", report.blocks(found), report.TITLE)
+    text = (tmp_path / "out" / "report.md").read_text("utf-8")
+    named = re.findall(r"\]\(([^)]+)\)", text)
+    assert len(named) >= 10
+    assert [name for name in named if not (tmp_path / "out" / name).is_file()] == []
+    log = (tmp_path / "out" / "logs" / "functional.log").read_text("utf-8")
+    assert re.search(r"Z FAILED +1.50 s tests/x.py::t \[TC-W-002\]\n    one\n    two\n", log)
+    assert "tests/test_beside.py" in (tmp_path / "out" / "logs" / "other.log").read_text("utf-8")
+    drawn = (tmp_path / "out" / "graphs" / "tc-l-001-open-messages.svg").read_text("utf-8")
+    assert drawn.startswith('<svg xmlns="http://www.w3.org/2000/svg" ')
+    assert "TC-L-001: Open messages</text>" in drawn
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert 'src="data:image/png;base64,YSBwaWN0dXJl"' in page
+    os.utime(tmp_path / "src" / "a.py", (2e9, 2e9))
+    assert pictures.taken(tmp_path, evidence.source_files(tmp_path)) == []
+
+
+def test_addresses_are_told_without_what_is_secret() -> None:
+    """Neither names nor passwords nor paths."""
+    told = {
+        "redis://:secret@cache.example:6380/0": "cache.example:6380",
+        "mysql://broker:secret@[::1]:3306/message_system": "::1:3306",
+        "unix:///var/lib/broker/valkey/socket": "a socket in the data directory",
+        "mysql://broker:secret@localhost/x?unix_socket=/var/my.sock": "a socket in the data directory",
+    }
+    assert {url: components._plain(url) for url in told} == told
 
 
 def test_a_warning_is_shown_and_does_not_fail() -> None:
@@ -181,6 +332,15 @@ async def test_where_nothing_runs_the_report_asks_a_system_of_its_own(tmp_path: 
 
         # A busy machine may hold a process up for long enough that it does not call itself well.
         await wait_until(all_passed, within=120, what="all checks pass")
+        seen = await components.look(asked.settings())
+        assert set(seen.addresses) == set(seen.versions) == set(components.NAMES)
+        assert seen.addresses["Portal"].startswith("http://127.0.0.1:")
+        assert re.fullmatch(r"(Valkey|Redis) \d+\.\d.*", seen.versions["Redis"])
+        assert re.match(r"(MariaDB|MySQL) \d+\.\d", seen.versions["MySQL"])
+        told = await components.measured(asked.settings(), "suite", SOURCE, 0.0)
+        assert (told.users, told.clients, told.messages) == ({"admin@example.com": "admin"}, ["demo"], 0)
+    away = await components.look(msgspec.structs.replace(asked.settings(), data_dir=tmp_path / "nowhere"))
+    assert away.versions == {}, "and nothing is made by asking"
     assert not asked.data.exists()
     assert not (tmp_path / "nowhere").exists()
     monkeypatch.setenv("BROKER_REDIS_URL", "redis://localhost:1")
@@ -301,6 +461,8 @@ def test_the_report_shows_failures_figures_and_graphs_harmlessly() -> None:
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
     assert "\\| pipe" in text
+    assert "\\<script>" in text
+    assert "| <script>" not in text
     assert page.count("<polyline") >= 4
     assert "<code>./broker test all --full</code>" in document.html(report.blocks(passing(load={})), "x")
     assert "http://" not in page

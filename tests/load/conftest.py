@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from support import measured
 from support import system as systems
 from support.load import results
 from support.spreading import beside_others
@@ -24,6 +25,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     data = tmp_path_factory.mktemp("load")
     with systems.running(data, "--gateways", "2", "--workers", "3", retry_interval="1") as running:
         yield running
+        measured.note(running, "load")
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, async_playwright
 
 from broker.embedded import install
-from support import browsing
+from support import browsing, measured
 from support.browsing import Person, Profiles
 from support.fixtures import pki, world
 from support.system import System
@@ -40,6 +40,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """A system with people, clients and routes."""
     with browsing.peopled(tmp_path_factory.mktemp("portal")) as running:
         yield running
+        measured.note(running, "portal")
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from broker.cli.readiness import evidence
+from broker.cli.readiness import defects, evidence
 from broker.cli.readiness.cases import FULL_LENGTH, REGRESSION, SECTIONS, section
 from broker.cli.readiness.evidence import Collected, Outcome
 
@@ -206,12 +206,14 @@ class Casebook:
         files = {PurePosixPath(name.partition("::")[0]) for name in self.records if "::" in name}
         read = {"", *(str(path) for file in files for path in (file, *file.parents))}
         tests = {name: one for name, one in tests.items() if not files or name not in read}
+        kept: dict[str, Outcome] = {}
         for name, one in self.records.items():
             # One that is under way has passed nothing yet.
             ended = one.outcome != "passed" or name in self._ended
             if ended and not _stays(tests.get(name), one):
-                tests[name] = one
+                tests[name] = kept[name] = one
         results.tests = tests
+        defects.note(self.root, kept)
         evidence.write(evidence.results_file(self.root), results)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import click
@@ -16,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[3]
 @click.option(
     "--out",
     type=UserPath(file_okay=False),
-    help="Where report.html and report.md go. Default: var/report of the checkout.",
+    help="Where report.html, report.md, graphs and logs go. Default: var/report of the checkout.",
 )
 @data_option
 def report(data: Path | None, out: Path | None) -> None:
@@ -29,17 +30,16 @@ def report(data: Path | None, out: Path | None) -> None:
     """
     if not (ROOT / "tests").is_dir():
         raise click.ClickException("The tests are in the source checkout; run `./broker report` there.")
-    from broker.cli.readiness import document, evidence, gate, installation
+    from broker.cli.readiness import components, document, evidence, gate, installation
     from broker.cli.readiness import report as sections
 
     with installation.to_ask(data, click.echo) as asked:
         found = evidence.gather(ROOT, data=asked.data, environ=asked.environ, problem=asked.problem)
-    found = msgspec.structs.replace(found, asked=asked.said)
+        seen = components.Seen() if asked.problem else asyncio.run(components.look(asked.settings()))
+    found = msgspec.structs.replace(found, asked=asked.said, seen=seen)
     blocks = sections.blocks(found)
     directory = out or ROOT / "var" / "report"
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "report.md").write_text(document.markdown(blocks), "utf-8")
-    (directory / "report.html").write_text(document.html(blocks, sections.TITLE), "utf-8")
+    document.save(directory, blocks, sections.TITLE)
     reasons = gate.reasons(found)
     for reason in reasons:
         click.echo(f"- {reason}")

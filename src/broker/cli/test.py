@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from broker.cli.readiness import evidence
+from broker.cli.readiness import defects, evidence
 from broker.cli.readiness.cases import SECTIONS
 from broker.cli.readiness.evidence import Linted
 
@@ -100,6 +100,7 @@ def _linted(linting: dict[str, subprocess.Popen[str]], source: str) -> list[str]
     # Changed while they looked: nobody can say at what.
     if kept and evidence.source_digest(ROOT) == source:
         evidence.write(evidence.linters_file(ROOT), evidence.read_linters(ROOT) | kept)
+        defects.note(ROOT, kept)
     if failed:
         click.secho(f"Failed: {', '.join(failed)} (see above). The tests run all the same.", fg="red")
     click.echo("== pytest" if not failed else "")

@@ -19,6 +19,8 @@ from support.system import System
 
 # A gateway takes no more than 16 of one producer at once.
 BATCHES_AT_ONCE = 12
+MOMENTS = 60
+"""So many points a graph has."""
 
 
 @dataclass(slots=True)
@@ -28,6 +30,8 @@ class Request:
     seconds: float
     status: int
     ids: list[str]
+    due: float = 0.0
+    """When it was due, in seconds since the first one was."""
 
 
 @dataclass
@@ -81,7 +85,23 @@ class Offered:
                 str(status): sum(one.status == status for one in self.requests)
                 for status in sorted({one.status for one in self.requests})
             },
+            "responses": self.over_time(),
         }
+
+    def over_time(self) -> list[dict[str, float]]:
+        """At most MOMENTS times of equal length, by when requests were due: what was taken of them, and how quickly."""
+        length = max(1.0, self.seconds / MOMENTS)
+        within: dict[int, list[Request]] = {}
+        for request in self.requests:
+            within.setdefault(int(request.due / length), []).append(request)
+        return [
+            {
+                "t": round(number * length, 1),
+                "per_second": round(sum(len(one.ids) for one in requests) / length, 1),
+                "p95_ms": round(quantile([one.seconds for one in requests], 0.95) * 1000, 1),
+            }
+            for number, requests in sorted(within.items())
+        ]
 
 
 def quantile(seconds: Sequence[float], share: float) -> float:
@@ -207,4 +227,5 @@ async def _request(
         status = 0
     finally:
         lines.put_nowait(line)
-    offered.requests.append(Request(asyncio.get_running_loop().time() - due, status, ids))
+    took = asyncio.get_running_loop().time() - due
+    offered.requests.append(Request(took, status, ids, due - offered.started))

@@ -8,18 +8,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
 
-from broker.cli.readiness import machine
+from broker.cli.readiness import asking, components, failures, machine, pictures
 from broker.cli.readiness.cases import CASES, FULL_LENGTH, REGRESSION
+from broker.cli.readiness.failures import Failure
 
 SOURCES: Final = (
     "src", "tests", "migrations", "schemas", "ops", "examples", "docs", "README.md", "broker",
@@ -28,7 +27,6 @@ SOURCES: Final = (
 LINTERS: Final = ("ruff check", "ruff format", "mypy --strict")
 """The checks that `./broker test` runs beside the tests."""
 Status = Literal["PASS", "FAIL", "NOT RUN", "SHORT FORM"]
-CHECK_SECONDS = 120
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -133,6 +131,13 @@ class Evidence(msgspec.Struct, frozen=True):
     regression: list[CaseResult] = []
     asked: str = ""
     """Which installation the checks were asked of."""
+    seen: components.Seen = components.Seen()
+    """What that installation is made of."""
+    measured: list[components.Measured] = []
+    failures: dict[str, Failure] = {}
+    """Every failure that the suites keep, by test or linter."""
+    pictures: list[Path] = []
+    """Screenshots that were taken of this source."""
 
 
 def results_file(root: Path) -> Path:
@@ -158,14 +163,19 @@ def load_directory(root: Path) -> Path:
 def source_digest(root: Path) -> str:
     """SHA-256 over names and contents of everything that is tested or tests, 16 hex characters of it."""
     digest = hashlib.sha256()
+    for path in source_files(root):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0")
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def source_files(root: Path) -> Iterator[Path]:
+    """Everything that is tested or tests."""
     for name in SOURCES:
         top = root / name
-        files = sorted(top.rglob("*")) if top.is_dir() else [top]
-        for path in files:
+        for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
             if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyc":
-                digest.update(path.relative_to(root).as_posix().encode() + b"\0")
-                digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()[:16]
+                yield path
 
 
 def read_results(root: Path) -> Results:
@@ -212,13 +222,16 @@ def gather(
         cases=case_results(tests, collected, load),
         load=load,
         checks=[
-            Checks(command, None, problem) if problem else _ask(command, root, data, environ)
+            Checks(command, *((None, problem) if problem else asking.ask(command, root, data, environ)))
             for command in ("preflight", "smoke")
         ],
         environment=machine.environment(root),
         suite=Suite(collected, {name: one for name, one in tests.items() if one.source == source}, linters),
         at=time.time(),
         regression=regression_results(tests, collected),
+        measured=components.read(root, source),
+        failures=failures.read(root),
+        pictures=pictures.taken(root, source_files(root)),
     )
 
 
@@ -267,21 +280,3 @@ def load_figures(root: Path, source: str) -> dict[str, dict[str, Any]]:
         if figures.get("source") == source:
             found[figures["case"]] = figures
     return found
-
-
-def _ask(command: str, root: Path, data: Path | None, environ: Mapping[str, str] | None) -> Checks:
-    where = () if data is None else ("--data", str(data))
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "broker", command, "--json", *where],
-            cwd=root,
-            env=environ,
-            capture_output=True,
-            text=True,
-            timeout=CHECK_SECONDS,
-            check=False,
-        )
-        said = json.loads(done.stdout)["checks"]
-    except (subprocess.TimeoutExpired, json.JSONDecodeError) as error:
-        return Checks(command, None, f"`broker {command} --json` gave no answer ({type(error).__name__})")
-    return Checks(command, [(one["name"], one["status"], one["detail"]) for one in said])

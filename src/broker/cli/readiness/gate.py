@@ -72,9 +72,14 @@ def reasons(evidence: Evidence) -> list[str]:
         *_cases(evidence.cases),
         *_regression(evidence),
         *_suite(evidence),
-        *_load(evidence),
-        *_aims(evidence),
+        *_lengths(evidence),
+        *missed(evidence),
     ]
+
+
+def missed(evidence: Evidence) -> list[str]:
+    """Every limit and aim that the load cases' figures miss."""
+    return [*_limits(evidence), *_aims(evidence)]
 
 
 def _checks(evidence: Evidence) -> list[str]:
@@ -143,13 +148,18 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _load(evidence: Evidence) -> list[str]:
+def _lengths(evidence: Evidence) -> list[str]:
     found = []
     short = {one.case for one in evidence.cases if one.status == "SHORT FORM"}
     for case in FULL_LENGTH:
         figures = evidence.load.get(case)
         if case in short or figures is None or not figures["full"]:
             found.append(f"{case}: not run in its full length (`./broker test load --full`).")
+    return found
+
+
+def _limits(evidence: Evidence) -> list[str]:
+    found = []
     for case, figures in evidence.load.items():
         for what in ("lost", "doubled"):
             if count := figures.get(what):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from broker.cli.common import settings_for
 from broker.embedded.state import running
-from broker.settings import PREFIX
+from broker.settings import PREFIX, Settings, load
 
 PORTS = ("gateway_port", "server_port", "worker_metrics_port", "projector_metrics_port", "portal_port")
 START_SECONDS = 600
@@ -29,6 +29,12 @@ class Asked(NamedTuple):
     environ: Mapping[str, str] | None = None
     said: str = ""
     problem: str = ""
+
+    def settings(self) -> Settings:
+        """Those that it runs by. Raises SettingsError."""
+        if self.environ is None or self.data is None:
+            return settings_for(self.data)
+        return load(environ=self.environ, data_dir=self.data, certs_dir=self.data / "certs")
 
 
 @contextmanager

@@ -6,8 +6,14 @@ import platform
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Final
 
 from broker import __version__
+
+HARDWARE: Final = ("Processor", "Memory", "Disk", "Network")
+SERVERS: Final = ("Valkey or Redis", "MySQL or MariaDB")
+"""The programs on this machine, which the suites start where no other is set."""
+APPLICATION: Final = "Gateway, server, worker, projector, portal"
 
 
 def environment(root: Path) -> dict[str, str]:
@@ -22,9 +28,9 @@ def environment(root: Path) -> dict[str, str]:
         "Network": "loopback: every process of the suites runs on this machine",
         "Operating system": platform.platform(),
         "Python": platform.python_version(),
-        "Valkey or Redis": _version(_valkey()),
-        "MySQL or MariaDB": _version("mariadbd"),
-        "Gateway, server, worker, projector, portal": f"{__version__}{_commit(root)}",
+        SERVERS[0]: _version(_valkey()),
+        SERVERS[1]: _version(_mariadb()),
+        APPLICATION: f"{__version__}{_commit(root)}",
     }
 
 
@@ -61,6 +67,16 @@ def _valkey() -> str:
         return str(valkey.binary())
     except EmbeddedError:
         return "redis-server"
+
+
+def _mariadb() -> str:
+    from broker.embedded.install import mariadb_programs
+    from broker.embedded.process import EmbeddedError
+
+    try:
+        return str(mariadb_programs()[0])
+    except EmbeddedError:
+        return "mysqld"
 
 
 def _version(program: str) -> str:
