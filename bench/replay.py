@@ -3,8 +3,9 @@
     .venv/bin/python bench/replay.py [--events 100000] [--only messages,audit_log]
 
 An own MariaDB (flushed at every commit) is started. The history, submit, attempt and delivery of each message
-over four partitions, is sealed into an archive first; the clock runs over each rebuild by itself. Several
-sizes, as in `--events 100000,1000000`, show whether it is linear. Prints one JSON object.
+over four partitions, is sealed into an archive first; the clock runs over each rebuild by itself. `clients`
+and `users` are rebuilt from a control stream of their own, of as many events, at most 100,000. Several sizes,
+as in `--events 100000,1000000`, show whether it is linear. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from broker.events.archive.segments import GENESIS, Manifest, Segment
 from broker.events.archive.storage import LocalStorage
 from broker.events.archive.store import StreamArchive
 from broker.events.codec import Stored
-from broker.events.positions import Position
+from broker.events.positions import CONTROL, Position
 from broker.projections import catalog, schema
 from broker.projections.rebuild.run import Rebuild, named
 from broker.projections.rebuild.sources import ArchiveSource
@@ -37,6 +38,8 @@ from broker.projections.store import Store
 from broker.telemetry import configure
 
 PARTITIONS = 4
+MOST_CONTROL = 100_000
+"""A control stream does not grow with the messages."""
 SEALED_BYTES = 160
 CLIENTS = 20
 WINDOW = 500
@@ -77,9 +80,27 @@ def history(partition: int, messages: int) -> list[Stored]:
     return found
 
 
-def archive(storage: LocalStorage, log_id: str, partition: int, events: list[Stored]) -> None:
-    """Seal the history of one partition."""
-    stream = StreamArchive(storage, log_id, str(partition))
+def administration(events: int) -> list[Stored]:
+    """Clients with a certificate each, users whose role changes: the control stream of many of them."""
+    found: list[Stored] = []
+    for number in range(events // 4):
+        client, user, fingerprint = f"client-{number}", f"user-{number}", f"{number:064x}"
+        until = START_MS + 365 * 86_400_000
+        issued = types.CertIssued(fingerprint, f"{number:x}", client, "producer", START_MS, until)
+        created = types.UserCreated(user, f"{number}@example.com", "user", "$2b$12$" + "x" * 53, [client])
+        for subject, event in (
+            (f"client:{client}", types.ClientRegistered(client)),
+            (f"cert:{fingerprint}", issued),
+            (f"user:{user}", created),
+            (f"user:{user}", types.UserRoleChanged(user, "auditor")),
+        ):
+            found.append(stored(CONTROL, len(found), subject.encode(), event, "user:admin"))
+    return found
+
+
+def archive(storage: LocalStorage, log_id: str, name: str, events: list[Stored]) -> None:
+    """Seal the history of one stream."""
+    stream = StreamArchive(storage, log_id, name)
     previous = GENESIS
     for number, first in enumerate(range(0, len(events), SEGMENT), 1):
         part = events[first : first + SEGMENT]
@@ -111,8 +132,9 @@ async def replay(mariadb: MariaDB, storage: LocalStorage, events: int, names: li
     """Seal `events` events and rebuild each read model from them."""
     log_id = f"bench-{events}"
     for partition in range(PARTITIONS):
-        archive(storage, log_id, partition, history(partition, events // 3 // PARTITIONS))
-    source = ArchiveSource(storage, log_id)
+        archive(storage, log_id, str(partition), history(partition, events // 3 // PARTITIONS))
+    archive(storage, f"{log_id}-control", CONTROL, administration(min(events, MOST_CONTROL)))
+    messages, control = ArchiveSource(storage, log_id), ArchiveSource(storage, f"{log_id}-control")
     store = Store(mariadb.url, pool=PARTITIONS + 4)
     found: dict[str, Any] = {}
     for name in names:
@@ -120,9 +142,8 @@ async def replay(mariadb: MariaDB, storage: LocalStorage, events: int, names: li
         if projection is None:
             raise SystemExit(f"There is no projection {name}.")
         before = cpu(mariadb.pid)
+        source = messages if projection.wants("0") else control
         result = await Rebuild(store, source, projection).run()
-        if not result.events:
-            continue
         found[name] = {
             "events": result.events,
             "seconds": round(result.seconds, 2),

@@ -79,7 +79,7 @@ def test_replay():
     """Rebuilding: events a second of each read model, for each size."""
     found = json.loads(bench("replay", "--events", "1200,2400"))
     assert set(found) == {"1200", "2400"}
-    assert set(found["2400"]) == {"messages", "attempts", "audit_log", "statistics"}
+    assert set(found["2400"]) == {"messages", "attempts", "audit_log", "clients", "users", "statistics"}
     assert {one["events"] for one in found["2400"].values()} == {2400}
     assert all(one["events_per_second"] > 0 for one in found["1200"].values())
 
