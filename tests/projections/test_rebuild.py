@@ -9,9 +9,11 @@ import msgspec
 import pymysql
 import pytest
 
+from broker.cli import rebuilding
 from broker.embedded.mariadb import MariaDB
+from broker.errors import LogUnavailable
 from broker.events import types
-from broker.events.archive.storage import LocalStorage
+from broker.events.archive.storage import ArchiveUnavailable, LocalStorage
 from broker.projections import catalog
 from broker.projections.rebuild import progress, run, showing, switching
 from broker.projections.rebuild.background import Rebuilds
@@ -399,6 +401,30 @@ def test_a_database_that_cannot_write_is_waited_for(number, says):
     error = translate(pymysql.err.OperationalError(number, says))
     assert showing.waiting(error) == showing.Waiting("mysql", f"OperationalError: ({number}, {says!r})")
     assert isinstance(error, run.AWAY)
+
+
+@pytest.mark.parametrize(
+    ("error", "what", "says"),
+    [
+        (LogUnavailable("gone"), "redis", "waits for Redis"),
+        (ArchiveUnavailable("gone"), "archive", "waits for the archive"),
+        (StoreRetry("lost"), "mysql", "waits for MySQL"),
+    ],
+)
+async def test_what_is_away_is_named(store, error, what, says):
+    """In the API, for other processes, and at a terminal in place of a rate that stands still."""
+    await store.execute(
+        "INSERT INTO rebuilds (projection,stream,version,phase,incarnation,events,total,started_at,updated_at) "
+        "VALUES ('users','control',1,'building','x',7,9,UTC_TIMESTAMP(3) - INTERVAL 1 MINUTE,UTC_TIMESTAMP(3))"
+    )
+    waits = showing.waiting(error)
+    assert (waits.what, waits.reason) == (what, error.detail)
+    now = showing.progress_of(await progress.load(store, "users"), waits=waits)
+    assert (now.phase, now.rate, now.seconds_left) == ("waiting", None, None)
+    assert rebuilding._speed(now) == says
+    assert "left" in rebuilding._speed(showing.progress_of(await progress.load(store, "users")))
+    await progress.wait(store, "users", waits.what)
+    assert showing.progress_of(await progress.load(store, "users")).waiting_for == what
 
 
 async def test_what_is_waited_for_is_shown(redis, log_name, store, tmp_path):

@@ -165,11 +165,14 @@ async def test_at_a_terminal(system: System, tmp_path: Path, cancel: bool) -> No
     events, total = map(int, shown.search(terminal.seen()).groups())
     assert 0 < events < total
     if cancel:
-        done = await asyncio.to_thread(system.run, "projection", "rebuild", "messages", "--cancel")
-        assert (done.returncode, done.stdout) == (0, "Cancelled: messages.\n")
+        cancelling = asyncio.to_thread(system.run, "projection", "rebuild", "messages", "--cancel")
+        task = asyncio.create_task(cancelling)
+        await eventually(lambda: system.query("SELECT 1 FROM rebuilds WHERE cancelled=1"))
     go.touch()
     code, said = await terminal.ended()
     if cancel:
+        done = await task
+        assert (done.returncode, done.stdout) == (0, "Cancelled: messages.\n")
         assert (code, said) == (1, "")
         assert "The rebuild of messages was cancelled." in terminal.seen()
     else:

@@ -52,7 +52,8 @@ async def tidy(store: Store, projections: Sequence[Projection]) -> None:
         "SELECT table_name AS name FROM information_schema.tables "
         f"WHERE table_schema=DATABASE() AND table_name IN ({','.join(map(sql.text, tables))})"
     )
-    for projection in {tables[row["name"]].name: tables[row["name"]] for row in rows}.values():
+    left = {each.name: each for row in rows if (each := tables.get(row["name"])) is not None}
+    for projection in left.values():
         for lock, endings in ((projection.name, REBUILD), (f"{projection.name}{shadow.TRIAL}", TRIAL)):
             if not await progress.locked(store, lock):
                 with suppress(RebuildRunning):
