@@ -27,7 +27,7 @@ log = get_logger(__name__)
 BATCH: Final = 2000
 """Fewer events at once than where nobody else waits for the processor."""
 
-WAITING_MS: Final = 60_000
+WAITING_MS: Final = 30_000
 """A rebuild that said that it waits, and nothing for so long, is no more."""
 
 State = Literal["none", "running", "switching", "interrupted"]
