@@ -22,6 +22,7 @@ from broker.cli.readiness import (
     failures,
     gate,
     installation,
+    load,
     pictures,
     report,
     summary,
@@ -30,7 +31,7 @@ from broker.cli.readiness.cases import CASES, FULL_LENGTH, REGRESSION, SAME_RUN,
 from broker.cli.readiness.evidence import Checks, Collected, Evidence, Linted, Outcome, Suite
 from broker.embedded.state import running
 from support import casebook
-from support.load import clicking, results
+from support.load import clicking, offering, results
 from support.waiting import wait_until
 
 SOURCE = "0123456789abcdef"
@@ -295,6 +296,23 @@ def test_the_report_is_saved_with_what_it_names(tmp_path: Path) -> None:
     assert 'src="data:image/png;base64,YSBwaWN0dXJl"' in page
     os.utime(tmp_path / "src" / "a.py", (2e9, 2e9))
     assert pictures.taken(tmp_path, evidence.source_files(tmp_path)) == []
+
+
+def test_answers_are_shown_over_time() -> None:
+    """By when they were due; a time that is cut short counts for as long as it was, and a long run has few points."""
+    offered = offering.Offered(10, 2.5)
+    offered.requests = [offering.Request(0.010 + due / 100, 202, ["id"], due / 10) for due in range(25)]
+    offered.requests[3].ids = []
+    found = offered.over_time()
+    assert [(one["t"], one["per_second"], one["p95_ms"]) for one in found] == [
+        (0.0, 9.0, 100.0), (1.0, 10.0, 200.0), (2.0, 10.0, 250.0),
+    ]  # fmt: skip
+    offered = offering.Offered(1, 3600)
+    offered.requests = [offering.Request(0.010, 202, ["id"], due) for due in range(3600)]
+    assert len(offered.over_time()) == offering.MOMENTS
+    assert {one["per_second"] for one in offered.over_time()} == {1.0}
+    shown = load.graphs(passing(load={"TC-L-001": {"responses": offered.over_time()}}))
+    assert [block.title for block in shown] == ["TC-L-001: Messages taken, per second"]
 
 
 def test_addresses_are_told_without_what_is_secret() -> None:

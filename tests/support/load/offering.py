@@ -97,11 +97,15 @@ class Offered:
         return [
             {
                 "t": round(number * length, 1),
-                "per_second": round(sum(len(one.ids) for one in requests) / length, 1),
+                "per_second": round(sum(len(one.ids) for one in requests) / self._long(number, length), 1),
                 "p95_ms": round(quantile([one.seconds for one in requests], 0.95) * 1000, 1),
             }
             for number, requests in sorted(within.items())
         ]
+
+    def _long(self, number: int, length: float) -> float:
+        """The last of the times may be cut short."""
+        return min(length, self.messages / self.rate - number * length)
 
 
 def quantile(seconds: Sequence[float], share: float) -> float:

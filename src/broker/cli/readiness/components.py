@@ -155,7 +155,7 @@ async def _mysql(settings: Settings) -> str:
     finally:
         await store.close()
     version = str(row["version"])
-    return f"MariaDB {version}" if "mariadb" in version.lower() else f"MySQL {version}"
+    return f"MariaDB {version.replace('-MariaDB', '')}" if "MariaDB" in version else f"MySQL {version}"
 
 
 def _plain(url: str) -> str:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from broker.cli.readiness import drawing
 
-WORD = 14
+WORD = 20
 """Cells up to so many characters stay on one line."""
 BLANK = "_" * 21
 """A field that people fill in."""
@@ -25,7 +25,8 @@ th{background:#f2f4f8;overflow-wrap:normal}td.l{min-width:9rem}
 .verdict{font-size:1.4rem;padding:.5rem 1rem;border-left:.5rem solid}
 .yes{border-color:#1a7f37}.no{border-color:#b3261e}
 ul.f{list-style:none;padding:0}
-figure{display:inline-block;width:48%;margin:.5rem 1% .5rem 0}svg,img{width:100%;height:auto}
+figure{display:inline-block;width:48%;margin:.5rem 1% .5rem 0;vertical-align:top}svg{width:100%;height:auto}
+img{max-width:100%;max-height:40rem;border:1px solid #ccd}ul.a{margin:0}
 figcaption{font-size:.9em}polyline{fill:none;stroke:#0b57d0;stroke-width:1.5}
 line{stroke:#99a;stroke-width:1}text{font:11px system-ui;fill:#555}
 @media(max-width:40rem){figure{width:100%}}
@@ -206,7 +207,9 @@ def _html(block: Block) -> str:
             data = base64.b64encode(path.read_bytes()).decode()
             found = _figure(title, f'<img alt="{escape(title)}" src="data:image/png;base64,{data}">')
         case Attached(title, file):
-            found = f'<ul><li>{escape(title)}: <a href="{escape(file)}">{escape(file)}</a></li></ul>'
+            found = (
+                f'<ul class="a"><li>{escape(title)}: <a href="{escape(file)}">{escape(file)}</a></li></ul>'
+            )
     return found
 
 

@@ -168,8 +168,8 @@ def graphs(evidence: Evidence) -> list[Block]:
         series = [*one.get("responses", ()), *one.get("series", ())]
         for name, title in SERIES:
             points = [(point["t"], _number(name, point[name])) for point in series if name in point]
-            # A flat line says nothing that the table does not.
-            if len({value for _, value in points}) > 1:
+            # A flat line says nothing that the table does not, but that nothing was held up.
+            if len({value for _, value in points}) > 1 or (points and name == "per_second"):
                 found.append(Graph(f"{case}: {title}", points))
     return found or [Text("Nothing was measured over time on this source.")]
 

@@ -84,4 +84,4 @@ def _version(program: str) -> str:
         done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=20, check=False)
     except OSError:
         return "not found on this machine"
-    return done.stdout.strip().partition("\n")[0]
+    return done.stdout.strip().partition("\n")[0].replace(program, Path(program).name)

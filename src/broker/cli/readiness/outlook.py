@@ -17,17 +17,15 @@ def blocks(evidence: Evidence) -> list[Block]:
 
 
 def _risks(evidence: Evidence) -> list[Block]:
-    rows = [
-        ["A fault that only shows after longer", f"{case} was run in a short form: {one['form']}", "M", "H",
-         FULL_RUN]
-        for case, one in evidence.load.items()
-        if case in FULL_LENGTH and not one["full"]
-    ]  # fmt: skip
+    rows = []
+    if short := [f"{case} ({one['form']})" for case, one in evidence.load.items() if not one["full"]]:
+        why = f"run in a short form: {'; '.join(short)}"
+        rows.append(["A fault that only shows after longer", why, "M", "H", FULL_RUN])
     if unseen := [one.case for one in evidence.cases if one.status == "NOT RUN"]:
         why = f"{len(unseen)} cases have no evidence on this source"
         rows.append(["A fault that no test has looked for", why, "H", "H", FULL_RUN])
     if unsteady := [one for one in defects.of(evidence) if one.status == "unsteady"]:
-        why = f"{len(unsteady)} tests failed and passed on the same source"
+        why = f"failed and then passed on the same source: {len(unsteady)}"
         rows.append(["A fault that shows now and then", why, "M", "M", "find why, see the low defects"])
     if "TC-L-004" in evidence.load:
         said = "TC-L-004 compresses a day: what takes a day of time, such as nightly jobs, was not seen"
@@ -133,8 +131,9 @@ def _long_term(evidence: Evidence) -> list[str]:
     if burst is not None and "per_second" in burst:
         times = burst["per_second"] * DAY_SECONDS / DAY_MESSAGES
         grows = (
-            f"{burst['per_second']:g} messages/s were taken here, {times:.0f} times what {DAY_MESSAGES:,} a "
-            "day come to. Before the peaks come near that, measure more gateways and workers."
+            f"{burst['per_second']:g} messages/s were offered and taken here, {times:.0f} times "
+            f"what {DAY_MESSAGES:,} a day come to. "
+            "Before the peaks come near that, measure more gateways and workers."
         )
     else:
         grows = "Measure the burst (TC-L-003), and plan gateways and workers by it."
