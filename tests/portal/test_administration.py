@@ -259,7 +259,7 @@ async def test_a_failed_message_is_sent_again(admin, failed):
     await admin.page.wait_for_selector(".timeline >> text=cycle 2")
 
 
-async def test_the_overview_is_live(admin):
+async def test_the_overview_is_live(admin, pictures):
     """Figures change without a click while messages come in; what it shows is what the log has."""
     await admin.go("/admin")
     first = await admin.page.inner_text("#figures")
@@ -273,6 +273,8 @@ async def test_the_overview_is_live(admin):
     await admin.page.wait_for_function(
         "() => parseFloat(document.querySelector('.tile dd').innerText) > 0", timeout=20_000
     )
+    if pictures:
+        await looking.photograph(admin, pictures, "overview-live")
 
 
 async def test_the_overview_says_when_its_reader_was_signed_out(system, anybody):

@@ -9,7 +9,7 @@ import pytest_asyncio
 
 from broker.errors import LogUnavailable, StoreUnavailable
 from broker.projections import address
-from broker.services.portal import dashboard
+from broker.services.portal import dashboard, faults
 from broker.web.problems import Problem
 from support import looking
 from support.browsing import register
@@ -158,8 +158,9 @@ async def test_what_cannot_be_shown_is_said_by_a_page(boss, pictures, monkeypatc
     await looking.accessible(boss)
 
 
-async def test_a_page_that_was_away_comes_by_itself(boss, line):
+async def test_a_page_that_was_away_comes_by_itself(boss, line, monkeypatch):
     """It stands still until there is something to show."""
+    monkeypatch.setattr(faults, "AGAIN_SECONDS", 1)
     line.cut()
     assert (await boss.go("/admin/users")).status == 503
     line.mend()

@@ -65,6 +65,10 @@ async def test_filters(profiles, messages):
         )
         assert row["message_id"] in await manager.page.inner_html("#list")
         await manager.page.go_back()
+        # What was shown before is asked for anew.
+        await manager.page.wait_for_function(
+            "() => document.querySelectorAll('#list tbody tr').length === 50"
+        )
         await manager.go("/messages?from_date=2026-01-01&to_date=2026-01-02")
         assert "No message matches." in await manager.text()
         await manager.go("/messages?client_id=lost")

@@ -76,6 +76,7 @@ async def test_an_altered_row_is_found(auditor, pictures):
         said = await ended(auditor, auditor)
         assert "Something is wrong." in said
         assert f"{place[0]}:{place[1]}-{place[2]} was changed: actor" in said
+        assert "What comes after them was not looked at." in await auditor.text()
         await looking.fits(auditor, pictures, "auditor-verified-wrong")
         await looking.accessible(auditor)
     finally:

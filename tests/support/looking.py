@@ -66,7 +66,7 @@ async def accessible(somebody: Person) -> None:
 
 async def photograph(person: Person, directory: Path, name: str) -> None:
     """A picture of the whole page in each colour scheme."""
-    plain = re.sub(r"[^a-z0-9]+", "-", re.sub(r"[0-9a-f-]{30,}|\d+:\d+-\d+", "one", name)).strip("-")
+    plain = re.sub(r"[^a-z0-9]+", "-", re.sub(r"[0-9a-f-]{30,}|\d+:\d+-\d+", "one", name.lower())).strip("-")
     for scheme in ("light", "dark"):
         await person.page.emulate_media(color_scheme=scheme)
         await person.page.screenshot(
