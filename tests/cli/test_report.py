@@ -686,6 +686,8 @@ def test_a_spread_run_keeps_every_test(tmp_path: Path) -> None:
         "test_passes": ("passed", ["TC-P-001"]),
         "test_beside_the_cases": ("failed", []),
     }
+    kept = {name.rpartition("::")[2]: one.passed_at for name, one in failures.read(tmp_path).items()}
+    assert kept == {"test_ends_its_process": None, "test_beside_the_cases": None}
 
 
 def test_what_passed_before_can_be_left_out(tmp_path: Path) -> None:

@@ -80,11 +80,12 @@ def _data(evidence: Evidence) -> list[Block]:
     found: list[Block] = [
         Text(
             "Every suite sets up its own users, clients and messages, in systems of its own, and removes "
-            f"them with these. Under load {sent:,} accepted messages were looked for by their ids."
+            f"them with these. Under load {sent:,} accepted messages were looked for by their ids. "
+            "The suites that keep one system for all their tests leave here who was known to it at the end:"
         )
     ]
     if not evidence.measured:
-        return [*found, Text("No system of the suites on this source was asked who is known there.")]
+        return [*found, Text("None of them has run to its end on this source.")]
     rows = [
         [one.suite, when(one.at), _people(one), ", ".join(one.clients) or "–", f"{one.messages:,}"]
         for one in evidence.measured
