@@ -9,7 +9,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,8 +23,8 @@ Mode = Literal["allow", "refuse", "unheard"]
 class Unsteady:
     """An fsspec file system. `mode` decides what becomes of writes.
 
-    `refuse`: nothing is written. `unheard`: it is written, the reply is lost and the client's own next try is
-    refused, with the error that s3fs makes of an answer 412 unless it knows better.
+    `refuse`: nothing is written. `unheard`: it is written, the reply is lost and each try after that is refused,
+    with the error that s3fs makes of an answer 412 unless it knows better.
     """
 
     def __init__(self, of: Any) -> None:
@@ -36,9 +36,12 @@ class Unsteady:
         if self.mode == "refuse":
             self.refused += 1
             raise PermissionError("Access Denied")
-        self._of.pipe_file(path, value, **options)
-        if self.mode == "unheard":
+        if self.mode == "allow":
+            self._of.pipe_file(path, value, **options)
+        else:
             self.refused += 1
+            with suppress(FileExistsError):
+                self._of.pipe_file(path, value, **options)
             raise OSError(errno.EINVAL, "At least one of the pre-conditions you specified did not hold")
 
     def __getattr__(self, name: str) -> Any:
