@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, async_playwright
 
+from broker.cli.readiness import pictures as shown
 from broker.embedded import install
 from support import browsing, measured
 from support.browsing import Person, Profiles
@@ -33,6 +34,16 @@ def pictures(request: pytest.FixtureRequest) -> Path | None:
         return None
     Path(given).mkdir(parents=True, exist_ok=True)
     return Path(given)
+
+
+@pytest.fixture(scope="session")
+def album(request: pytest.FixtureRequest, pictures: Path | None) -> Path | None:
+    """As `pictures`; a full run takes those that the readiness report shows, where it looks for them."""
+    if pictures is not None or not request.config.getoption("--full"):
+        return pictures
+    place = shown.directory(Path(__file__).resolve().parents[2])
+    place.mkdir(parents=True, exist_ok=True)
+    return place
 
 
 @pytest.fixture(scope="session")

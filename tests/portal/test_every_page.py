@@ -39,7 +39,7 @@ def pages(system: System, failed: Iterator[str]) -> dict[str, tuple[str, ...]]:
 
 @pytest.mark.case("TC-PT-015")
 @pytest.mark.parametrize("email", ["", "reader@example.com", "boss@example.com"])
-async def test_pages_fit_every_width_and_are_accessible(profiles, pages, pictures, email):
+async def test_pages_fit_every_width_and_are_accessible(profiles, pages, album, email):
     """Nothing is cut off or runs over the side; what is wide scrolls inside its frame; all can be reached.
 
     Axe finds nothing serious or critical, in either colour scheme.
@@ -49,7 +49,7 @@ async def test_pages_fit_every_width_and_are_accessible(profiles, pages, picture
             await somebody.page.set_viewport_size({"width": looking.WIDTHS[0], "height": 800})
             await somebody.go(path)
             assert await somebody.page.locator("h1").first.is_visible(), path
-            await looking.fits(somebody, pictures, f"{email.partition('@')[0]}{path}")
+            await looking.fits(somebody, album, f"{email.partition('@')[0]}{path}")
             await looking.accessible(somebody)
 
 

@@ -103,7 +103,8 @@ def _pictures(evidence: Evidence) -> list[Block]:
         Picture(title, by_name[name]) for name, title in pictures.SHOWN.items() if name in by_name
     ]
     if not shown:
-        return [Text(f"None was taken of this source. `{pictures.COMMAND}` takes them, then report again.")]
+        said = f"None was taken of this source. A full run takes them, and `{pictures.COMMAND}`."
+        return [Text(said)]
     return [
         Text(f"Of the portal, taken by its tests; all {len(by_name)} lie in `var/screens`."),
         *shown,

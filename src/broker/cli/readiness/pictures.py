@@ -13,7 +13,9 @@ SHOWN: Final = {
     "1440-reader-messages-light": "A reader's messages, 1440 pixels wide",
     "360-reader-messages-light": "A reader's messages, 360 pixels wide",
     "1440-boss-admin-certificates-light": "Certificates, 1440 pixels wide",
-    "1440-auditor-audit-light": "The history, 1440 pixels wide",
+    "1440-boss-audit-light": "The history, 1440 pixels wide",
+    "1440-reader-admin-light": "What a reader sees of the administration, 1440 pixels wide",
+    "1440-login-why-expired-light": "After a session has ended, 1440 pixels wide",
 }
 """Those that the report shows, of all that are taken."""
 
