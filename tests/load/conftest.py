@@ -23,9 +23,11 @@ def full(request: pytest.FixtureRequest) -> bool:
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """A running system of several gateways and workers."""
     data = tmp_path_factory.mktemp("load")
-    with systems.running(data, "--gateways", "2", "--workers", "3", retry_interval="1") as running:
+    with (
+        systems.running(data, "--gateways", "2", "--workers", "3", retry_interval="1") as running,
+        measured.noting(running, "load"),
+    ):
         yield running
-        measured.note(running, "load")
 
 
 @pytest.fixture

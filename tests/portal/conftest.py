@@ -49,9 +49,8 @@ def album(request: pytest.FixtureRequest, pictures: Path | None) -> Path | None:
 @pytest.fixture(scope="session")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """A system with people, clients and routes."""
-    with browsing.peopled(tmp_path_factory.mktemp("portal")) as running:
+    with browsing.peopled(tmp_path_factory.mktemp("portal")) as running, measured.noting(running, "portal"):
         yield running
-        measured.note(running, "portal")
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
