@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from broker import clock
 from broker.events.digests import Digest, StreamDigest
 from broker.events.digests_making import recorded
-from broker.services.portal import verifying
+from broker.services.portal import pages, verifying
+from broker.services.portal.verifying import Verifying
 from support import looking
 from support.browsing import word
 from support.portals import portal
@@ -43,6 +45,40 @@ def test_how_far_back_it_goes(monkeypatch, ages: list[float], days: int | None, 
     monkeypatch.setattr(clock, "now_ms", lambda: NOW)
     known = [digest(number, age) for number, age in enumerate(ages, 1)]
     assert verifying._begin(known, days) == begin
+
+
+@pytest.mark.parametrize(
+    ("linked", "of", "said"),
+    [
+        (1, 1, "7 events in the one digest and after it, from the first event on"),
+        (3, 3, "7 events in all 3 digests and after them, from the first event on"),
+        (2, 3, "7 events in the newest 2 of 3 digests and after them, back to 2027-01-15 08:00:00"),
+        (1, 3, "7 events in the newest of 3 digests and after it, back to 2027-01-15 08:00:00"),
+    ],
+)
+def test_it_says_how_much_was_checked(linked: int, of: int, said: str) -> None:
+    """How many events of how many digests, and from when on; where there is more, how to check that."""
+    now = Verifying("somebody", "week")
+    now.state, now.events, now.rows, now.expected, now.digests = "right", 7, 5, 6, of
+    now.since = digest(of - linked, 0) if linked < of else None
+    now.until = digest(of, 0)
+    text = re.sub(r"<[^>]+>", "", pages.fragment("verifying.html", now=now, live=True))
+    assert f"Nothing was altered in what was checked: {said}." in text
+    assert ("Events before that were not looked at" in text) == (linked < of)
+    assert "of them 1 after the newest digest" in text
+    assert "5; 2 had not come there yet" in text
+
+
+@pytest.mark.parametrize("state", ["wrong", "failed", "cancelled"])
+def test_one_that_ended_early_claims_no_more(state: str) -> None:
+    """Neither that nothing was altered nor how far back it would have gone."""
+    now = Verifying("somebody", "all")
+    now.state, now.events, now.problem, now.digests = state, 7, "<script>", 3
+    text = pages.fragment("verifying.html", now=now, live=False)
+    assert "Nothing was altered" not in text
+    assert "Back to" not in text
+    assert "<script>" not in text
+    assert "What comes after them was not looked at." in text
 
 
 async def ended(auditor: Any, somebody: Any) -> str:
