@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from broker.errors import LeaseLost, LogRefused
+from broker.events import connection, positions
 from broker.events import feed as feeds
-from broker.events import positions
 from broker.events.feed import Feed, HistoryTrimmed, Malformed
 from broker.events.keys import PROJECTION_GROUP
 from support import histories, log
@@ -200,9 +200,16 @@ async def test_doorbell(redis, setup):
     assert not await feed(ttl=0.03).wait(at[-1])
 
 
-async def test_waiting_writes_nothing(redis, setup):
+async def test_waiting_writes_nothing(own_valkey, log_name):
     """An idle owner adds nothing to the append-only file between renewals."""
-    stream, feed = setup
+    # A server of its own: what expires of other tests is written, too.
+    redis = connection.connect(own_valkey.url)
+    keys, _ = await log.create(redis, log_name)
+    stream = keys.partitions[0]
+
+    def feed(ttl: float = 30.0) -> Feed:
+        return Feed(redis, stream, "inc-0", "p1", ttl)
+
     at = await histories.append(redis, stream, histories.happy(1))
     one = feed(ttl=30)
     await one.acquire()
@@ -214,13 +221,12 @@ async def test_waiting_writes_nothing(redis, setup):
         await one.renew(at[-1])
         await one.read(at[-1], 3, at[-1], 10)
     after = (await redis.info("replication"))["master_repl_offset"], await redis.info("persistence")
+    await redis.aclose()
     assert after[1]["aof_current_size"] == before[1]["aof_current_size"]
 
 
 async def test_full_memory_does_not_stop_reading(own_valkey, log_name):
     """At maxmemory the read models still drain the log, so that it can be trimmed."""
-    from broker.events import connection
-
     redis = connection.connect(own_valkey.url)
     keys, _ = await log.create(redis, log_name)
     stream = keys.partitions[0]
