@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -24,6 +24,11 @@ from broker.events.log_identity import LogIdentity
 from broker.events.sealing import Sealer
 from broker.events.trust import Trust
 from broker.settings import Settings
+
+if TYPE_CHECKING:
+    from broker.events.probe import Full
+    from broker.projections.queries import Queries
+    from broker.services.portal.role import PortalRole
 
 log = telemetry.get_logger(__name__)
 
@@ -256,32 +261,38 @@ async def _server(parts: Parts, stop: asyncio.Event) -> None:
 
 async def _portal(parts: Parts, stop: asyncio.Event) -> None:
     from broker.projections.queries import Queries
+
+    settings = parts.settings
+    trust = parts.trust()
+    async with followed(parts, trust, stop) as fullness:
+        queries = Queries(settings.mysql_url or "", pool=settings.mysql_pool)
+        await portal_role(parts, trust, queries, full=lambda: fullness.reason).run(stop)
+        await queries.close()
+
+
+def portal_role(parts: Parts, trust: Trust, queries: Queries, *, full: Full) -> PortalRole:
+    """A portal that reads `queries`; `trust` must be running."""
     from broker.services.ca.signer import Signer
     from broker.services.portal.role import PortalRole
 
     settings = parts.settings
-    trust = parts.trust()
     # Browsers come to the machine under the names that the server's certificate has.
     cert, key, ca = parts.certificate("server")
-    async with followed(parts, trust, stop) as fullness:
-        queries = Queries(settings.mysql_url or "", pool=settings.mysql_pool)
-        portal = PortalRole(
-            settings,
-            authority=Signer(settings.certs_dir, settings.ca_key_path, settings.key_passphrase),
-            redis=parts.redis,
-            keys=parts.keys,
-            identity=parts.identity,
-            keyring=parts.keyring,
-            sealer=Sealer(parts.keyring, trust.keys),
-            trust=trust,
-            queries=queries,
-            cert=cert,
-            key=key,
-            ca=ca,
-            full=lambda: fullness.reason,
-        )
-        await portal.run(stop)
-        await queries.close()
+    return PortalRole(
+        settings,
+        authority=Signer(settings.certs_dir, settings.ca_key_path, settings.key_passphrase),
+        redis=parts.redis,
+        keys=parts.keys,
+        identity=parts.identity,
+        keyring=parts.keyring,
+        sealer=Sealer(parts.keyring, trust.keys),
+        trust=trust,
+        queries=queries,
+        cert=cert,
+        key=key,
+        ca=ca,
+        full=full,
+    )
 
 
 @asynccontextmanager

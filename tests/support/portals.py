@@ -11,7 +11,6 @@ import httpx
 import msgspec
 
 from broker import bootstrap
-from broker.events.sealing import Sealer
 from broker.events.trust import Trust
 from broker.preparation import opened
 from broker.projections.queries import Queries
@@ -86,22 +85,8 @@ async def beside(system: System, mysql_url: str) -> AsyncIterator[str]:
         control = tools.keys.control
         incarnation = tools.identity.incarnations[control.stream]
         trust = Trust(following, control, incarnation, tools.keyring, max_age=settings.trust_max_age)
-        cert, key, ca = parts.certificate("server")
-        async with bootstrap.followed(parts, trust, stop):
-            made = PortalRole(
-                settings,
-                redis=tools.redis,
-                keys=tools.keys,
-                identity=tools.identity,
-                keyring=tools.keyring,
-                sealer=Sealer(tools.keyring, trust.keys),
-                trust=trust,
-                queries=queries,
-                authority=Signer(settings.certs_dir, settings.ca_key_path, settings.key_passphrase),
-                cert=cert,
-                key=key,
-                ca=ca,
-            )
+        async with bootstrap.followed(parts, trust, stop) as fullness:
+            made = bootstrap.portal_role(parts, trust, queries, full=lambda: fullness.reason)
             running = asyncio.create_task(made.run(stop, bound.set_result))
             try:
                 yield f"http://localhost:{await asyncio.wait_for(bound, 30)}"
