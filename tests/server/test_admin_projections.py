@@ -19,6 +19,7 @@ async def look(reading: Reading) -> dict[str, dict]:
 async def test_every_read_model(reading):
     """Each with its version, its tables, and position, counts and lag on each stream that feeds it."""
     await reading.register("demo")
+    await reading.person("admin")  # before the wait: to sign in is an event too
     await reading.caught_up()
     found = await look(reading)
     assert list(found) == catalog.names()
