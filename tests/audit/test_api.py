@@ -72,6 +72,10 @@ async def test_filters_and_forms(people: Reading, tmp_path: Path) -> None:
         assert found, query
         given, key = await digests(people)
         assert not verify(found, given, key)["complete"]
+    whole = lines((await download(people, EXPORT)).content)
+    talk = next(line["correlation_id"] for line in whole if line["type"] == "MessageSubmitted")
+    found = lines((await download(people, f"{EXPORT}?correlation_id={talk}")).content)
+    assert [each["id"] for each in found] == [each["id"] for each in whole if each["correlation_id"] == talk]
     text = (await download(people, f"{EXPORT}?format=csv&client_id=demo")).text
     read = list(exported_verifier.csv_lines(text.splitlines(keepends=True)[1:]))
     assert [line["type"] for line in read].count("Delivered") == 3

@@ -105,6 +105,8 @@ def test_to_stdout(system: System, message_id: str, tmp_path: Path) -> None:
     """Without a file the lines go to stdout alone; digests come by a command of their own."""
     done = system.run("export", "--subject", message_id)
     assert [json.loads(line)["subject"] for line in done.stdout.splitlines()] == [message_id] * 3
+    talk = json.loads(done.stdout.splitlines()[0])["correlation_id"]
+    assert system.run("export", "--correlation", talk).stdout == done.stdout
     (tmp_path / "some").write_text(done.stdout)
     (tmp_path / "digests").write_text(system.run("events", "digests").stdout)
     report = verified(system, str(tmp_path / "some"), "--digests", str(tmp_path / "digests"))
@@ -229,8 +231,8 @@ def test_wrong_use(system: System, tmp_path: Path) -> None:
     """What is asked for and cannot be is told with the option's name; nothing is exported."""
     path = str(tmp_path / "none.jsonl")
     for wrong in (
-        ("--from", "yesterday"), ("--type", "Nothing"), ("--client", "É"), ("--format", "xml"), ("--resume",),
-        ("--resume", "-o", path, "--type", "Failed"),
+        ("--from", "yesterday"), ("--type", "Nothing"), ("--client", "É"), ("--correlation", "a b"),
+        ("--format", "xml"), ("--resume",), ("--resume", "-o", path, "--type", "Failed"),
     ):  # fmt: skip
         done = system.run("export", *wrong)
         assert done.returncode == 2, wrong

@@ -34,6 +34,7 @@ FORMATS = ("jsonl", "csv", "parquet")
 @click.option("--type", "types", multiple=True, metavar="TYPE", help="Such as Delivered; may be repeated.")
 @click.option("--subject", metavar="ID", help="A message id, or client:NAME, cert:FINGERPRINT, user:ID.")
 @click.option("--actor", metavar="WHO", help="Who did it: client:…, worker:…, user:…, system.")
+@click.option("--correlation", metavar="ID", help="One conversation: what has this correlation id.")
 @click.option("--output", "-o", type=UserPath(dir_okay=False), help="The file; else stdout.")
 @click.option("--resume", is_flag=True, help="Go on with an export into --output that was interrupted.")
 @with_settings
@@ -83,6 +84,7 @@ def _filter(types: tuple[str, ...], **given: Any) -> Filter:
             subject=query.text("subject"),
             actor=query.text("actor"),
             client_id=query.client("client"),
+            correlation_id=query.correlation("correlation"),
         )
     except ValidationError as error:
         raise click.BadParameter(error.reason, param_hint=f"--{error.field}") from None

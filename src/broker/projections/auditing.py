@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from broker.errors import ValidationError
-from broker.events import exported, types
+from broker.events import exported, exported_walk, types
 from broker.events.exported import ExportedLine
 from broker.events.positions import Position
 from broker.projections import audit_log, queries, sql
@@ -89,6 +89,12 @@ def wanted_by(query: Asked) -> Filter:
         client_id=query.client(),
         correlation_id=query.correlation(),
     )
+
+
+def exported_by(query: Asked) -> exported_walk.Filter:
+    """The filter of an export that these parameters make. Raises ValidationError."""
+    wanted = msgspec.structs.asdict(wanted_by(query))
+    return exported_walk.Filter(**wanted | {"types": wanted["types"] or ()})
 
 
 def cursor(value: str) -> Cursor:

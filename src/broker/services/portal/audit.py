@@ -24,7 +24,6 @@ from broker.events import (
 )
 from broker.events.digests_key import PUBLIC_FILE
 from broker.events.exported_session import Exports
-from broker.events.exported_walk import Filter
 from broker.events.positions import Position
 from broker.projections import auditing
 from broker.services.portal import forms, pages
@@ -118,7 +117,7 @@ class Audit:
         kind = query.choice("format", exported_formats.FORMATS, "jsonl")
         exported_formats.named(kind)
         self._exported.make_room()
-        begun = await self._exports.begin(_filter(query), kind, **visitor.by)
+        begun = await self._exports.begin(auditing.exported_by(query), kind, **visitor.by)
         wanted = {name: value for name, value in given.items() if value and name != "format"}
         export = Exporting(visitor.user.user_id, kind, begun, wanted)
         self._exported.add(export)
@@ -209,19 +208,6 @@ class Audit:
 def _file(content: bytes, name: str, kind: str) -> Response:
     return Response(
         content, media_type=kind, headers={"content-disposition": f'attachment; filename="{name}"'}
-    )
-
-
-def _filter(query: Query) -> Filter:
-    found = auditing.wanted_by(query)
-    return Filter(
-        since=found.since,
-        until=found.until,
-        types=found.types or (),
-        subject=found.subject,
-        actor=found.actor,
-        client_id=found.client_id,
-        correlation_id=found.correlation_id,
     )
 
 

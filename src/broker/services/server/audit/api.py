@@ -41,6 +41,7 @@ OPERATIONS: Final = [
             parameter("subject", "A message id, or `client:…`, `cert:…`, `user:…`."),
             parameter("actor", "Who did it, as the event names them."),
             parameter("client_id", "Of this client alone."),
+            parameter("correlation_id", "Of one conversation."),
             parameter(
                 "digest", "To end at this digest: to go on with an export (`X-Export-Digest`).", _NUMBER
             ),

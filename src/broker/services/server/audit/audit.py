@@ -21,7 +21,6 @@ from broker.events import (
 )
 from broker.events.digests import Signed
 from broker.events.exported_session import Exports
-from broker.events.exported_walk import Filter
 from broker.projections import auditing
 from broker.services.server import exchange
 from broker.services.server.audit import wire
@@ -29,7 +28,8 @@ from broker.services.server.bearer import Bearer
 from broker.web.parameters import Query
 
 EXPORT: Final = (
-    "format", "from_date", "to_date", "type", "subject", "actor", "client_id", "digest", "after",
+    "format", "from_date", "to_date", "type", "subject", "actor", "client_id", "correlation_id", "digest",
+    "after",
 )  # fmt: skip
 LIMIT: Final = 100
 MAX_LIMIT: Final = 1000
@@ -75,7 +75,7 @@ class Audit:
         if position is not None:
             exported_formats.check_resumable(made, form)
         begun = await self._exports.begin(
-            _filter(query),
+            auditing.exported_by(query),
             form,
             actor=caller.actor,
             correlation_id=telemetry.correlation.get(),
@@ -135,18 +135,6 @@ class Audit:
         return exchange.answer(
             wire.Verified(found.problem is None, found.digests, found.events, found.until, found.problem)
         )
-
-
-def _filter(query: Query) -> Filter:
-    names = query.text("type")
-    return Filter(
-        since=query.since("from_date"),
-        until=query.until("to_date"),
-        types=() if names is None else auditing.known_types(names.split(",")),
-        subject=query.text("subject"),
-        actor=query.text("actor"),
-        client_id=query.client(),
-    )
 
 
 def _shown(signed: Signed) -> wire.SignedDigest:
