@@ -56,6 +56,9 @@ def series() -> dict[str, set[str]]:
     for name, (kind, labels) in docs.metric_rows().items():
         for suffix in SUFFIXES[kind]:
             found[name + suffix] = labels
+        if kind == "counter":
+            # When it began to count.
+            found[name.removesuffix("_total") + "_created"] = labels
     return found
 
 
