@@ -282,6 +282,8 @@ async def test_a_refusing_bucket_keeps_everything(redis, keys):
         await trimmer.trim(one, {})
         assert (trimmer.status["0"].holder, await redis.xlen(stream.events)) == ("archive", 90)
         assert (one.status.lag_events, one.status.detail.endswith("Access Denied")) == (90, True)
+        behind = one.status.lag_seconds
+        await wait_until(lambda: one.status.lag_seconds > behind > 0)
         client.mode = "allow"
         await wait_until(lambda: _recorded(redis, stream, at[-1].entry_id))
         await wait_until(lambda: one.status.state is State.OWNER)

@@ -7,6 +7,7 @@ import stat
 
 import msgspec
 import pytest
+from prometheus_client import REGISTRY
 
 from broker import clock
 from broker.errors import LogRefused
@@ -113,6 +114,33 @@ async def test_one_an_hour(audited: Audited, monkeypatch: pytest.MonkeyPatch) ->
         at += 3_600_000
     stop.set()
     await asyncio.gather(*tasks)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_the_age_grows_while_none_can_be_made(
+    audited: Audited, monkeypatch: pytest.MonkeyPatch, *, restarted: bool
+) -> None:
+    """The alert waits for it; also where the projector was started anew since."""
+    parts = {name: getattr(audited, name) for name in ("redis", "keys", "identity", "keyring")}
+    looking = Digesting(audited.settings, **parts)
+    made = await looking.look()
+    assert made is not None
+    (audited.directory / "keys" / "digest-key").unlink()
+    later = clock.now_ms() + 3 * 3_600_000
+    monkeypatch.setattr(clock, "now_ms", lambda: later)
+    # It is opened again by a new one only: there another key is the reason, here another way to fail.
+    if restarted:
+        looking = Digesting(audited.settings, **parts)
+    else:
+        monkeypatch.setattr(Digester, "hourly", _unable)
+    with pytest.raises(DigestKeyError):
+        await looking.look()
+    shown = (REGISTRY.get_sample_value(f"broker_digest_{name}") for name in ("age_seconds", "number"))
+    assert tuple(shown) == ((later - clock.parse_iso(digests.read(made).at)) / 1000, made.number)
+
+
+async def _unable(_digester: Digester) -> None:
+    raise DigestKeyError("no key")
 
 
 async def test_the_key_is_private_and_its_public_half_is_not(audited: Audited) -> None:

@@ -75,8 +75,13 @@ class ArchiveStatus:
     packed_bytes: int = 0
     plain_bytes: int = 0
     lag_events: int = 0
-    lag_seconds: float = 0.0
-    """Age of the oldest event that is not archived durably."""
+    oldest_ms: int | None = None
+    """Time of the oldest event that is not archived durably."""
+
+    @property
+    def lag_seconds(self) -> float:
+        """Age of the oldest event that is not archived durably; it grows while storage refuses it."""
+        return 0.0 if self.oldest_ms is None else max(0.0, (clock.now_ms() - self.oldest_ms) / 1000)
 
 
 class Archiver:
@@ -203,7 +208,7 @@ class Archiver:
     def _measure(self, page: Page) -> None:
         first = self._segment.first
         self.status.lag_events = max(0, page.added - self._events()) + self._segment.count
-        self.status.lag_seconds = max(0.0, (clock.now_ms() - first.ms) / 1000) if first is not None else 0.0
+        self.status.oldest_ms = None if first is None else first.ms
 
     # -- Sealing ------------------------------------------------------------------------------------------
 

@@ -57,6 +57,8 @@ class Digesting:
         self._digester: Digester | None = None
         self._said = ""
         self._metrics = Metrics()
+        # Of the newest digest; where none is known yet, of our start.
+        self._at_ms = clock.now_ms()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`; what goes wrong is said once and tried again."""
@@ -70,17 +72,23 @@ class Digesting:
 
     async def look(self) -> Signed | None:
         """Make the digest of this hour, unless it is there. Raises as `Digester.make`, DigestKeyError."""
-        if self._digester is None:
-            self._digester = Exports.of(self._settings, *self._parts).digester
-        made = await self._digester.hourly()
-        newest = made or await self._digester.newest()
+        try:
+            if self._digester is None:
+                self._digester = Exports.of(self._settings, *self._parts).digester
+            self._show(await self._digester.newest())
+            made = await self._digester.hourly()
+            self._show(made)
+        finally:
+            # Above all where none can be made: then it has to be seen to grow.
+            self._metrics.age.set(max(0.0, (clock.now_ms() - self._at_ms) / 1000))
         if made is not None:
             log.info("digest_signed", number=made.number)
-        if newest is not None:
-            at = clock.parse_iso(digests.read(newest).at)
-            self._metrics.number.set(newest.number)
-            self._metrics.age.set(max(0.0, (clock.now_ms() - at) / 1000))
         return made
+
+    def _show(self, newest: Signed | None) -> None:
+        if newest is not None:
+            self._at_ms = clock.parse_iso(digests.read(newest).at)
+            self._metrics.number.set(newest.number)
 
     def _say(self, problem: str, *, away: bool = False) -> None:
         if problem and problem != self._said:
