@@ -73,7 +73,7 @@ def test_without_a_log_the_error_says_how_it_is_made(valkey, log_name: str, tmp_
 
 
 async def test_a_repair_says_what_it_would_do(system: System) -> None:
-    """A log in order and in use is left alone; `--json` without an answer to the question is refused."""
+    """A log in order and in use is left alone, and so is one for which nobody says yes; `--json` does not ask."""
     done = system.run("streams", "repair", "--dry-run", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -82,5 +82,9 @@ async def test_a_repair_says_what_it_would_do(system: System) -> None:
     done = system.run("streams", "repair", "--yes")
     assert done.returncode == 1
     assert "in use" in done.stderr
+    for answer in ("n\n", ""):
+        done = system.run("streams", "repair", input=answer)
+        assert done.returncode == 1
+        assert "Nothing was changed" in done.stderr
     done = system.run("streams", "repair", "--json")
     assert done.returncode == 2

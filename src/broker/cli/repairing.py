@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from broker.cli.common import json_option, print_json, with_settings
+from broker.cli.common import confirm, json_option, print_json, with_settings, yes_option
 from broker.settings import Settings
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ SHOWN = 20
 
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Only tell what is missing, and what would be done.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@yes_option
 @json_option
 @with_settings
 def repair(settings: Settings, *, dry_run: bool, yes: bool, as_json: bool) -> None:
@@ -54,7 +54,7 @@ async def _repair(settings: Settings, *, dry_run: bool, yes: bool, as_json: bool
                     _show(found)
                 if dry_run:
                     return found
-                await asyncio.to_thread(click.confirm, "Repair it?", abort=True, err=True)
+                await asyncio.to_thread(confirm, "Repair it?", yes=False)
             done = await work.run()
     if not as_json:
         _show(done)
