@@ -58,6 +58,7 @@ from broker.events.keyring import Keyring
 from broker.events.keys import ARCHIVE_GROUP, LogKeys
 from broker.events.log_identity import LogIdentity
 from broker.events.positions import Position, start
+from broker.lifecycle import calm_collector
 from broker.settings import Settings
 from broker.telemetry import configure
 
@@ -280,6 +281,7 @@ def main() -> None:
     parser.add_argument("--forms", default=",".join(exported_formats.FORMATS), help="of what is made up")
     options = parser.parse_args()
     configure("bench", "warning")
+    calm_collector()
     with tempfile.TemporaryDirectory() as directory:
         steps = made_up if options.made_up else measure
         result = uvloop.run(steps(options, Path(directory)))

@@ -56,6 +56,8 @@ def pass_through(system: e2e.Watched, link, args: argparse.Namespace) -> list[di
         samples.append({"sent": sent, "at": round(time.time(), 1)} | asyncio.run(look(system.directory)))
     while e2e.number(link, e2e.DELIVERED) < sent:
         time.sleep(0.05)
+    # The last look was while its chunk was under way.
+    samples[-1]["added"] = asyncio.run(look(system.directory))["added"]
     return samples
 
 

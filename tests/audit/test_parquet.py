@@ -74,6 +74,10 @@ async def test_tampering_is_found(audited: Audited, tmp_path: Path) -> None:
     rows = table.to_pylist()
     # The same rows, written by somebody else, are right.
     exported_verifier.verify(rewritten(path, table), digests, [])
+    # No proof is null, and nothing else.
+    proofs = table.set_column(table.column_names.index("proof"), "proof", pa.array([""] * len(rows)))
+    with pytest.raises(Bad):
+        exported_verifier.verify(rewritten(path, proofs), digests, [])
 
     @settings(max_examples=60)
     @given(st.data())

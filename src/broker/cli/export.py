@@ -93,10 +93,12 @@ def _filter(types: tuple[str, ...], **given: Any) -> Filter:
 @asynccontextmanager
 async def exports(settings: Settings) -> AsyncIterator[Exports]:
     """What begins exports, on the log of the settings."""
+    from broker import lifecycle
     from broker.cli import opening
     from broker.events.exported_session import Exports
 
     async with opening.administration(settings) as tools:
+        lifecycle.calm_collector()
         yield Exports.of(tools.settings, tools.redis, tools.keys, tools.identity, tools.keyring)
 
 

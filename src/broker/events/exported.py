@@ -40,7 +40,7 @@ class Withheld(msgspec.Struct, frozen=True):
     withheld: Annotated[str, Meta(pattern="^sha256:[0-9a-f]{64}$")]
 
 
-class ExportedLine(msgspec.Struct, frozen=True):
+class ExportedLine(msgspec.Struct, frozen=True, gc=False):
     """One event of an export, a JSON object a line."""
 
     id: Annotated[str, Meta(pattern="^[a-z0-9]+:[0-9]+-[0-9]+$", description="stream:milliseconds-sequence")]
@@ -58,7 +58,7 @@ class ExportedLine(msgspec.Struct, frozen=True):
     previous_hash: Digest | None
 
 
-class StoredForm(msgspec.Struct, frozen=True):
+class StoredForm(msgspec.Struct, frozen=True, gc=False):
     """The bytes that the hash covers, base64."""
 
     envelope: bytes
@@ -80,7 +80,7 @@ class Inclusion(msgspec.Struct, frozen=True):
     path: list[Digest]
 
 
-class ProvedLine(ExportedLine, frozen=True, omit_defaults=True):
+class ProvedLine(ExportedLine, frozen=True, omit_defaults=True, gc=False):
     """A line of an export that is to be verified; `proof` where the lines before it may be left out."""
 
     stored: StoredForm

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from itertools import takewhile
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+import msgspec
 
 from broker.events import chain
 from broker.events.archive import reader, store
@@ -78,7 +80,7 @@ def event(entry: Entry) -> Stored:
     return entry
 
 
-class Linked(NamedTuple):
+class Linked(msgspec.Struct, frozen=True, gc=False):
     """An event in its place in the hash chain; 32 bytes each."""
 
     stored: Stored

@@ -946,6 +946,7 @@ def csv_lines(file: Iterable[str], before: int = 0) -> Iterator[Line]:
             line["version"] = parse(line["version"].encode())
             for name in TEXTS:
                 line[name] = uncell(line[name]) or None
+            line["proof"] = line["proof"] or None
             yield nested(line)
     except (csv.Error, ValueError, RecursionError) as error:
         raise Bad(f"record {number}", "changed", str(error)) from None
@@ -956,7 +957,7 @@ def nested(line: Line) -> Line:
     for name in NESTED:
         line[name] = parse(line[name].encode())
     proof = line.pop("proof")
-    if proof:
+    if proof is not None:
         line["proof"] = parse(proof.encode())
     return line
 
@@ -1000,8 +1001,11 @@ class ParquetFile:
             try:
                 groups = range(start, file.num_row_groups if end is None else end)
                 for batch in file.iter_batches(PARQUET_ROWS, row_groups=groups):
-                    columns = [column.to_pylist() for column in batch.columns]
-                    columns[AT] = [iso(at) for at in batch.column(AT).cast("int64").to_pylist()]
+                    # A time as the number that it is: dates would take as long as all else.
+                    given = batch.columns
+                    given[AT] = given[AT].cast("int64")
+                    columns = [column.to_pylist() for column in given]
+                    columns[AT] = [*map(iso, columns[AT])]
                     for number, row in enumerate(zip(*columns), number + 1):  # noqa: B007, B020, B905
                         yield nested(dict(zip(COLUMNS, row)))  # noqa: B905
             except (*MANGLED, OSError) as error:

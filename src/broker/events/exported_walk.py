@@ -135,28 +135,28 @@ class Walk:
         """The lines of one stream, read in one go from the first digest that concerns it."""
         spans = [span for span in self._spans(stream) if self._concerns(span, after)]
         choose = None if self.wanted.everything else self._matches
-        async with aclosing(self._read(spans, choose)) as blocks:
+        async with aclosing(self._read(spans, choose, after)) as blocks:
             async for lines in blocks:
-                if fresh := [line for position, line in lines if position > after]:
-                    yield fresh
+                if lines:
+                    yield lines
 
     async def check(self, digests: int) -> int:
         """Link the events anew that the last so many digests added; how many. Raises as `lines`."""
         before = self.seen
         for stream in self._source.streams:
             spans = [span for span in self._spans(stream) if span.number > len(self._known) - digests]
-            async with aclosing(self._read(spans, lambda _: False)) as blocks:
+            async with aclosing(self._read(spans, lambda _: False, start(stream))) as blocks:
                 async for _ in blocks:
                     pass
         return self.seen - before
 
     async def _read(
-        self, spans: list[_Span], choose: Callable[[Stored], bool] | None
-    ) -> AsyncGenerator[_Lines]:
-        """The events of one stream's digests that follow on each other, read in one go."""
+        self, spans: list[_Span], choose: Callable[[Stored], bool] | None, after: Position
+    ) -> AsyncGenerator[list[ProvedLine]]:
+        """One stream's events of digests that follow on each other, read in one go; lines after `after`."""
         if not spans:
             return
-        first, waiting = spans[0], deque(_Covered(span, choose) for span in spans)
+        first, waiting = spans[0], deque(_Covered(span, choose, after) for span in spans)
         head = bytes.fromhex(first.before.head)
         blocks = linked(self._source, first.stream, first.first, head, upto=spans[-1].last)
         async with aclosing(blocks):
@@ -197,7 +197,7 @@ class Walk:
         for span in self._spans(position.stream):
             if not span.first < position <= span.last:
                 continue
-            covered = _Covered(span, lambda entry: entry.position == position)
+            covered = _Covered(span, lambda entry: entry.position == position, span.first)
             async with aclosing(
                 linked(
                     self._source,
@@ -209,7 +209,7 @@ class Walk:
             ) as blocks:
                 async for block in blocks:
                     covered.take(block)
-            return next((line for _, line in covered.proved()), None)
+            return next(iter(covered.proved()), None)
         return None
 
 
@@ -230,40 +230,42 @@ class _Span(NamedTuple):
         return self.state.end(self.stream)
 
 
-_Lines = list[tuple[Position, ProvedLine]]
-
-
 class _Covered:
-    """What one digest adds to a stream, gathered while it is read; `choose` None: everything, unproved."""
+    """What one digest adds to a stream, gathered while it is read, made into lines after `after`.
 
-    def __init__(self, span: _Span, choose: Callable[[Stored], bool] | None) -> None:
+    `choose` None: everything, unproved.
+    """
+
+    def __init__(self, span: _Span, choose: Callable[[Stored], bool] | None, after: Position) -> None:
         self._span = span
         self._choose = choose
+        self._after = after
         self._count, self._head = 0, b""
         self._hashes: list[bytes] = []
         self._found: list[tuple[int, Linked]] = []
         self.ended = False
         """Whether what follows belongs to the next digest."""
 
-    def take(self, block: list[Linked]) -> tuple[_Lines, list[Linked]]:
+    def take(self, block: list[Linked]) -> tuple[list[ProvedLine], list[Linked]]:
         """Take what is the digest's of a block: lines that can be given out at once, and the rest."""
         last = self._span.last
-        cut = bisect_right(block, last, key=lambda one: one.stored.position)
+        cut = _until(block, last)
         own, rest = block[:cut], block[cut:]
         self.ended = bool(rest) or (bool(own) and own[-1].stored.position == last)
         if own:
             self._head = own[-1].hash
-        lines: _Lines = []
+        lines: list[ProvedLine] = []
+        asked = own[_until(own, self._after) :]
         if self._choose is None:
-            lines = [(one.stored.position, exported.proved(*_of(one))) for one in own]
+            lines = [exported.proved(one.stored, one.hash, one.previous) for one in asked]
         else:
-            choose = self._choose
-            self._found += [(at, one) for at, one in enumerate(own, self._count) if choose(one.stored)]
+            choose, at = self._choose, self._count + len(own) - len(asked)
+            self._found += [(place, one) for place, one in enumerate(asked, at) if choose(one.stored)]
             self._hashes += [one.hash for one in own]
         self._count += len(own)
         return lines, rest
 
-    def proved(self) -> _Lines:
+    def proved(self) -> list[ProvedLine]:
         """Lines that had to wait for the whole. Raises HistoryAltered when it is not what was signed."""
         state = self._span.state
         if self._count != state.covered or self._head.hex() != state.head:
@@ -276,7 +278,7 @@ class _Covered:
             return []
         tree = merkle.Tree(self._hashes)
         return [
-            (one.stored.position, exported.proved(*_of(one), _inclusion(self._span.number, tree, at)))
+            exported.proved(one.stored, one.hash, one.previous, _inclusion(self._span.number, tree, at))
             for at, one in self._found
         ]
 
@@ -287,8 +289,9 @@ def check_after(source: Source, after: Position | None) -> None:
         raise ValidationError("after", "must be the id of an exported event")
 
 
-def _of(one: Linked) -> tuple[Stored, bytes, bytes]:
-    return one.stored, one.hash, one.previous
+def _until(block: list[Linked], last: Position) -> int:
+    """How many of them are not after `last`."""
+    return bisect_right(block, last, key=lambda one: one.stored.position)
 
 
 def _inclusion(number: int, tree: merkle.Tree, index: int) -> Inclusion:
