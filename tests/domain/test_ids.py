@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from broker import clock
 from broker.domain import ids
-from broker.errors import ValidationError
+from broker.errors import NotFound, ValidationError
 
 
 @given(st.integers(0, 255))
@@ -46,3 +46,21 @@ def test_an_id_of_a_partition_that_does_not_exist_is_refused() -> None:
     """It would name keys that are nowhere."""
     with pytest.raises(ValidationError, match="partition"):
         ids.parse(ids.text(ids.new(9)), partitions=4)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "01a200eb-c5b7-7000-b85c-e4159d7e0d09",
+        "01a200eb-c5b7-4000-b85c-e4159d7e0d03",
+        "00000000-0000-0000-0000-000000000000",
+    ],
+)
+def test_a_message_that_cannot_be_is_not_found(text: str) -> None:
+    """Who asks for a message by a UUID need not know how ours are made; what is none stays refused."""
+    with pytest.raises(NotFound):
+        ids.find(text, 4)
+    with pytest.raises(ValidationError, match="message_id"):
+        ids.find(text[:-1], 4)
+    made = ids.new(3)
+    assert ids.find(ids.text(made), 4) == made

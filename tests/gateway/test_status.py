@@ -201,9 +201,15 @@ async def test_mysql_down_is_no_404(world, own_mariadb):
 
 
 @pytest.mark.parametrize(
-    "bad",
-    ["x", "7", "00000000-0000-4000-8000-000000000000", "01a20137-b225-7000-b823-40bc8b1299ff", "batch"],
+    "nobody", ["00000000-0000-4000-8000-000000000000", "01a20137-b225-7000-b823-40bc8b1299ff"]
 )
+async def test_an_id_that_no_message_can_have(demo, nobody):
+    """Of another kind, or of a partition that does not exist: unknown as any other, 404."""
+    answer = await demo.get(path(nobody))
+    assert (answer.status, answer.json["error"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize("bad", ["x", "7", "batch"])
 async def test_what_is_no_id(demo, bad):
     """400 that says what an id is."""
     answer = await demo.get(path(bad))

@@ -82,8 +82,11 @@ async def test_concurrent_calls_leave_one_outcome(world, internal, message):
 
 async def test_unknown_and_failed_messages(world, internal, message):
     """Unknown is 404, one that failed is 409."""
-    unknown = await internal.post(DELIVER, {"message_id": ids.text(ids.new(0)), "worker_id": "w1"})
-    assert (unknown.status, unknown.json["error"]) == (404, "not_found")
+    for nobody in (ids.text(ids.new(0)), "00000000-0000-4000-8000-000000000000"):
+        unknown = await internal.post(DELIVER, {"message_id": nobody, "worker_id": "w1"})
+        assert (unknown.status, unknown.json["error"]) == (404, "not_found")
+        unknown = await internal.post(STATUS, {"message_id": nobody, "status": "failed"})
+        assert (unknown.status, unknown.json["error"]) == (404, "not_found")
     await internal.post(STATUS, {"message_id": message, "status": "failed", "error_message": "no"})
     failed = await internal.post(DELIVER, {"message_id": message, "worker_id": "w1"})
     assert (failed.status, failed.json["error"]) == (409, "conflict")

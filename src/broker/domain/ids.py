@@ -11,7 +11,7 @@ import threading
 from uuid import UUID
 
 from broker import clock
-from broker.errors import ValidationError
+from broker.errors import NotFound, ValidationError
 
 MessageId = bytes
 """16 bytes; `text` gives the canonical form."""
@@ -58,12 +58,28 @@ def text(message_id: MessageId) -> str:
 
 def parse(value: str, partitions: int = MAX_PARTITIONS, field: str = "message_id") -> MessageId:
     """The 16 bytes of a canonical message id. Raises ValidationError for anything else."""
-    try:
-        parsed = UUID(value)
-    except (ValueError, AttributeError, TypeError):
-        parsed = None
-    if parsed is None or str(parsed) != value.lower() or parsed.version != 7:
+    parsed = _uuid(value)
+    if parsed is None or parsed.version != 7:
         raise ValidationError(field, "must be a message id: a UUIDv7 in canonical form")
     if parsed.bytes[15] >= partitions:
         raise ValidationError(field, "is not an id of this log: its partition does not exist")
     return parsed.bytes
+
+
+def find(value: str, partitions: int) -> MessageId:
+    """As `parse`, of a message that is asked for: a UUID that no message can have raises NotFound."""
+    try:
+        return parse(value, partitions)
+    except ValidationError:
+        if _uuid(value) is None:
+            raise
+        raise NotFound("There is no such message.") from None
+
+
+def _uuid(value: str) -> UUID | None:
+    """What this names in the canonical form, of whatever version."""
+    try:
+        parsed = UUID(value)
+    except (ValueError, AttributeError, TypeError):
+        return None
+    return parsed if str(parsed) == value.lower() else None

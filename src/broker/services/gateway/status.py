@@ -78,7 +78,7 @@ class StatusReader:
 
         Raises NotFound (unknown, or another's), ValidationError, LogUnavailable and StoreUnavailable.
         """
-        raw = ids.parse(message_id, len(self._keys.partitions))
+        raw = ids.find(message_id, len(self._keys.partitions))
         status = await self.read(client_id, raw)
         content = msgspec.json.encode(status)
         return Response(content, headers={"cache-control": "no-store"}, media_type="application/json")

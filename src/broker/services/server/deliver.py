@@ -49,7 +49,7 @@ class Deliver:
         return Response(msgspec.json.encode(answer), media_type=body.JSON)
 
     async def _single(self, delivery: wire.Delivery, caller: Identity) -> wire.Delivered:
-        message_id = ids.parse(delivery.message_id, self._partitions)
+        message_id = ids.find(delivery.message_id, self._partitions)
         known = (await self._outcomes.look_up([message_id]))[0]
         return await self._deliver(delivery, message_id, known, caller)
 
@@ -72,7 +72,7 @@ class Deliver:
 
     def _parse(self, delivery: wire.Delivery) -> bytes | BrokerError:
         try:
-            return ids.parse(delivery.message_id, self._partitions)
+            return ids.find(delivery.message_id, self._partitions)
         except BrokerError as error:
             return error
 

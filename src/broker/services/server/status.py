@@ -48,7 +48,7 @@ class UpdateStatus:
     async def _answer(self, message_id: str, update: wire.StatusUpdate, caller: Identity) -> Response:
         """Raises ValidationError, NotFound, Conflict, LogUnavailable."""
         report = Report(
-            ids.parse(message_id, self._partitions),
+            ids.find(message_id, self._partitions),
             f"{caller.role}:{caller.client_id}",
             telemetry.correlation.get(),
             update.attempt_count,

@@ -50,7 +50,7 @@ class Resend:
     async def one(self, request: Request) -> Response:
         """Send one message again."""
         caller = await self._parts.admins(request.scope)
-        message_id = ids.parse(request.path_params["message_id"], len(self._parts.keys.partitions))
+        message_id = ids.find(request.path_params["message_id"], len(self._parts.keys.partitions))
         raw = await body.read(request.scope, request.receive, exchange.MAX_BYTES)
         given = wire.Resend()
         if raw:

@@ -73,7 +73,7 @@ class Messages:
         decrypt, reason = query.flag("decrypt"), query.text("reason")
         if decrypt and caller.user.role != "admin":
             raise Problem("forbidden", "Only an admin may decrypt a message.")
-        message_id = ids.parse(request.path_params["message_id"], self._partitions)
+        message_id = ids.find(request.path_params["message_id"], self._partitions)
         row = await self._models.queries.message(message_id)
         mine = _clients(caller)
         if row is None or (mine is not None and row.client_id not in mine):
