@@ -139,6 +139,8 @@ class Archiver:
     async def _own(self, stop: asyncio.Event) -> None:
         """Own the stream until something goes wrong or `stop` is set; returns early when another owns it."""
         if left := await self.feed.acquire():
+            # What is left to do is its owner's to know.
+            self.status.oldest_ms = None
             self._say(State.STANDBY)
             await sleep_or_stop(min(left, self.feed.ttl_ms / 3000) * random.uniform(0.5, 1), stop)
             return
