@@ -1,8 +1,10 @@
-"""Whose the directories of an installation are."""
+"""Whose the directories of an installation are, and how places are told."""
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 from typing import Final
 
 PRIVATE: Final = 0o700
@@ -15,3 +17,13 @@ def mode() -> int:
     what an administrator prepares. The rights of the installation's own directory keep others out.
     """
     return 0o777 if sys.platform == "win32" else PRIVATE
+
+
+def near(path: str | Path) -> str:
+    """A place as whoever called can use it: relative to where they are if it lies there, else in full.
+
+    The launcher has changed the directory since.
+    """
+    absolute, caller = Path(path).absolute(), Path(os.environ.get("BROKER_CALLER_DIR", "")).absolute()
+    inside = caller != caller.parent and absolute.is_relative_to(caller)
+    return str(absolute.relative_to(caller) if inside else absolute)

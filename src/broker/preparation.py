@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from broker import clock
+from broker.directories import near
 from broker.domain.certificates import CertificateEntry, Issued
 from broker.domain.clients import ClientEntry
 from broker.errors import BrokerError, Conflict, LogUnavailable, UnsafeRedis
@@ -168,7 +169,7 @@ def _authority(settings: Settings) -> tuple[Authority, list[str]]:
                 f"{there}, too: every client then needs a new certificate."
             )
     made = Authority.create(directory, settings.key_passphrase, key)
-    return made, [f"Made the certificate authority {directory / authority.CERTIFICATE_FILE}."]
+    return made, [f"Made the certificate authority {near(directory / authority.CERTIFICATE_FILE)}."]
 
 
 def _pair(directory: Path, name: str) -> tuple[Path, Path]:
@@ -207,7 +208,7 @@ async def _certificate(
         certificate_pem=issued.certificate_pem.encode(),
         key_pem=(issued.private_key_pem or "").encode(),
     )
-    return [f"Issued {certificate}."]
+    return [f"Issued {near(certificate)}."]
 
 
 def _readable(certificate: Path) -> Issued:
@@ -234,4 +235,4 @@ async def _first_admin(tools: Tools) -> list[str]:
     password = path.read_text("utf-8").strip() if path.exists() else secrets.token_urlsafe(15)
     files.write_file(path, f"{password}{os.linesep}".encode())
     await tools.users.create_user(FIRST_ADMIN, password, "admin", [], actor=ACTOR)
-    return [f"Created the admin {FIRST_ADMIN}; the password is in {path}."]
+    return [f"Created the admin {FIRST_ADMIN}; the password is in {near(path)}."]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from broker.cli.registry import COMMANDS
+from broker.directories import near
 from support import commands
 
 HEAVY = ("redis", "sqlalchemy", "pymysql", "aiomysql", "cryptography", "rich", "asyncio", "psutil", "alembic")
@@ -125,6 +126,23 @@ def test_paths_are_the_callers(tmp_path: Path) -> None:
     assert shown["workers"] == 5
     assert shown["data_dir"] == str(tmp_path / "caller" / "here")
     assert shown["certs_dir"] == str(tmp_path / "caller" / "here" / "certs")
+
+
+def test_places_are_told_as_the_caller_can_use_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relative to where they called from if they lie there, whatever the launcher changed to; else in full."""
+    (tmp_path / "checkout").mkdir()
+    monkeypatch.chdir(tmp_path / "checkout")
+    place = tmp_path / "checkout" / "var" / "admin-password"
+    for caller, told in (
+        (tmp_path / "checkout", "var/admin-password"),
+        (tmp_path, "checkout/var/admin-password"),
+        (tmp_path / "elsewhere", str(place)),
+        (Path("/"), str(place)),
+    ):
+        monkeypatch.setenv("BROKER_CALLER_DIR", str(caller))
+        assert near("var/admin-password") == near(place) == told
+    monkeypatch.delenv("BROKER_CALLER_DIR")
+    assert near(place) == "var/admin-password"
 
 
 def test_doctor_without_anything_running(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import click
 
 from broker.cli.common import UserPath, json_option, print_json, with_settings
 from broker.cli.following import changing, no_wait_option
+from broker.directories import near
 from broker.errors import NotFound
 from broker.settings import Settings
 
@@ -190,7 +191,7 @@ def crl(settings: Settings, *, out: Path | None, der: bool) -> None:
     from broker.services.ca import files
 
     files.write_file(out, signed.der if der else signed.pem, mode=files.PUBLIC)
-    click.echo(f"Wrote {_near(str(out))}, good for {settings.crl_hours} hours.")
+    click.echo(f"Wrote {near(out)}, good for {settings.crl_hours} hours.")
 
 
 async def _issue(settings: Settings, options: dict[str, Any]) -> Written:
@@ -264,12 +265,7 @@ def _tell(written: Written, *, as_json: bool) -> None:
     rows |= {"names": ", ".join(written.names) or None}
     for name, value in rows.items():
         if value is not None:
-            click.echo(f"  {name:<12} {_near(value) if '/' in value else value}")
-
-
-def _near(path: str) -> str:
-    absolute, here = Path(path).absolute(), Path.cwd()
-    return str(absolute.relative_to(here)) if absolute.is_relative_to(here) else str(absolute)
+            click.echo(f"  {name:<12} {near(value) if '/' in value else value}")
 
 
 def _table(found: list[dict[str, Any]]) -> None:

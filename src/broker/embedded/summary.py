@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from broker.directories import near
 from broker.embedded.state import Member
 from broker.settings import Settings
 
@@ -32,15 +31,8 @@ def summary(settings: Settings, members: list[Member]) -> list[str]:
             )
     data, certs = settings.data_dir, settings.certs_dir
     lines += [
-        f"{'data':<12} {_shown(data)}  (logs in {_shown(data / 'log')})",
-        f"{'certificates':<12} {_shown(certs / 'ca.crt')}, demo client in {_shown(certs / 'clients/demo')}",
-        f"{'admin':<12} admin@example.com, password in {_shown(data / 'admin-password')}",
+        f"{'data':<12} {near(data)}  (logs in {near(data / 'log')})",
+        f"{'certificates':<12} {near(certs / 'ca.crt')}, demo client in {near(certs / 'clients/demo')}",
+        f"{'admin':<12} admin@example.com, password in {near(data / 'admin-password')}",
     ]
     return lines
-
-
-def _shown(path: Path) -> str:
-    """Relative where that is shorter."""
-    absolute = path.absolute()
-    here = Path.cwd()
-    return str(absolute.relative_to(here)) if absolute.is_relative_to(here) else str(absolute)
