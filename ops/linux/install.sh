@@ -7,6 +7,8 @@
 #
 # It starts nothing: docs/operations-linux.md says what comes next.
 set -eu
+# Whatever root's own says: the services' user has to read the program.
+umask 022
 
 say() { printf '%s\n' "$*"; }
 die() { printf 'install.sh: %s\n' "$*" >&2; exit 1; }

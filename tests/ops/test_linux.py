@@ -36,7 +36,7 @@ ProtectSystem ProtectHome ProtectClock ProtectControlGroups ProtectHostname Prot
 ProtectKernelModules ProtectKernelTunables ProtectProc PrivateDevices PrivateTmp RemoveIPC LockPersonality
 RestrictAddressFamilies RestrictNamespaces RestrictRealtime RestrictSUIDSGID MemoryDenyWriteExecute
 SystemCallArchitectures SystemCallFilter SystemCallErrorNumber
-TimeoutStartSec Nice ReadWritePaths OnCalendar RandomizedDelaySec Persistent
+RequiresMountsFor TimeoutStartSec Nice ReadWritePaths OnCalendar RandomizedDelaySec Persistent
 """
 KNOWN = set(DIRECTIVES.split())
 
@@ -123,7 +123,10 @@ def test_units_are_tightly_held(units: Path) -> None:
 
 
 def test_backups_run_once_and_may_write_where_they_go() -> None:
-    """A command that exists, into the one place that its unit may write to and that the installer makes, every night."""
+    """A command that exists, into the one place that its unit may write to and that the installer makes, every night.
+
+    Where a disk is mounted there, it waits for that, and fails where it is away.
+    """
     program, *words = shlex.split(dict(values(BACKUP))["ExecStart"])
     assert program == PROGRAM
     assert docs.problem(words) is None
@@ -132,6 +135,7 @@ def test_backups_run_once_and_may_write_where_they_go() -> None:
     assert (once["Type"], once["Restart"], once["TimeoutStartSec"]) == ("oneshot", "no", "infinity")
     assert ONCE.name > COMMON.name
     assert once["ReadWritePaths"] == words[2] == "/var/backups/broker"
+    assert dict(values(BACKUP))["RequiresMountsFor"] == words[2]
     assert ["d", words[2], "0700", "broker", "broker", "-"] in values_of(KIT / "tmpfiles.conf")
     assert dict(values(TIMER))["Persistent"] == "true"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import sysconfig
@@ -21,7 +22,7 @@ PACKAGES = Path(sysconfig.get_path("purelib"))
 BUILDING = ("hatchling", "pathspec", "pluggy", "packaging", "trove_classifiers")
 
 
-def run(*command: str | Path, cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+def run(*command: str | Path, cwd: Path, umask: int = -1, **environ: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("BROKER_", "PYTHON"))}
     return subprocess.run(
         [str(word) for word in command],
@@ -30,6 +31,7 @@ def run(*command: str | Path, cwd: Path, **environ: str) -> subprocess.Completed
         capture_output=True,
         text=True,
         check=False,
+        umask=umask,
     )
 
 
@@ -37,7 +39,8 @@ def run(*command: str | Path, cwd: Path, **environ: str) -> subprocess.Completed
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where install.sh put everything, from a copy of the checkout.
 
-    Its packages are those of the tests' environment, so that nothing is fetched: the copy's lock names none.
+    Its packages are those of the tests' environment, so that nothing is fetched: the copy's lock names none. Whoever
+    installs keeps new files to themselves, as hardened machines have it for root.
     """
     directory = tmp_path_factory.mktemp("installed")
     checkout, building = directory / "checkout", directory / "building"
@@ -55,7 +58,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = directory / "root"
     done = run(
         checkout / "ops" / "linux" / "install.sh", "--root", made,
-        cwd=directory, PYTHON=sys.executable, PYTHONPATH=str(building), PIP_NO_INDEX="1",
+        cwd=directory, umask=0o077, PYTHON=sys.executable, PYTHONPATH=str(building), PIP_NO_INDEX="1",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     # The program has to stand without what it was made from.
@@ -63,6 +66,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (site,) = (made / "opt" / "broker" / "venv").glob("lib/python*/site-packages")
     (site / "environment.pth").write_text(f"{PACKAGES}\n")
     return made
+
+
+def test_the_services_user_can_read_all_of_it(root: Path) -> None:
+    """Also where root's umask is 077."""
+    for path in (root / "opt").rglob("*"):
+        needed = stat.S_IROTH | (stat.S_IXOTH if path.is_dir() else 0)
+        assert path.is_symlink() or path.stat().st_mode & needed == needed, path
 
 
 def test_the_program_names_where_it_will_lie(root: Path) -> None:
