@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import socket
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from broker.embedded.ports import Claim
 from broker.embedded.process import EmbeddedError
 from broker.errors import SettingsError
 from broker.settings import Settings
+from support.pki import Pki
 
 HOLDER = """
 import sys
@@ -201,6 +203,35 @@ def test_readable_lines_show_exceptions() -> None:
     text = readable({"event": "failed", "level": "error", "process": "worker", "exception": "Traceback: x"})
     assert text.splitlines()[0].endswith("worker      error   failed")
     assert text.splitlines()[1] == "Traceback: x"
+
+
+def portal(settings: Settings) -> probe.Target:
+    return next(one.target for one in plan.plan(settings) if one.role == "portal")
+
+
+async def test_a_portal_s_own_certificate_is_what_is_asked_for(tmp_path: Path) -> None:
+    """Whoever signed it; one that is another's, also of our CA, is none of its."""
+    ours, theirs = Pki(tmp_path), Pki(tmp_path / "theirs")
+    certificate, key = theirs.server
+    settings = Settings(
+        certs_dir=tmp_path, portal_host="0.0.0.0", portal_certificate=certificate, portal_key=key
+    )
+    target = portal(settings)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(b"HTTP/1.1 200 X\r\n\r\n{}")
+        writer.close()
+
+    for shown, well in ((theirs.server, True), (ours.server, False)):
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(*shown)
+        async with await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context) as server:
+            found = await probe.health(target._replace(port=server.sockets[0].getsockname()[1]))
+            assert (found.ok, "CERTIFICATE_VERIFY_FAILED" in found.detail) == (well, not well)
+            server.close()
+    unset = msgspec.structs.replace(settings, portal_certificate=None, portal_key=None)
+    assert portal(unset).ca == ours.ca
 
 
 async def test_probes_say_what_is_not_well() -> None:

@@ -68,7 +68,8 @@ def plan(settings: Settings) -> list[Planned]:
         reachable(settings.portal_host),
         settings.portal_port,
         "/health",
-        None if settings.portal_plain else ca,
+        # A certificate of its own is what it has to show, whoever signed that.
+        None if settings.portal_plain else settings.portal_certificate or ca,
     )
     metrics = reachable(settings.metrics_host)
     projector = Target(metrics, settings.projector_metrics_port, "/health", metrics="/metrics")
