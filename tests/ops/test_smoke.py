@@ -152,6 +152,21 @@ def test_systemd_s_word_counts_where_it_runs_the_units(installation: Installatio
     assert "are active" in found["Services"]["detail"]
 
 
+def test_doctor_takes_what_systemd_runs_for_what_it_is(installation: Installation, tmp_path: Path) -> None:
+    """The ports of units that run are theirs; another's are still found, and a role that is elsewhere is no fault."""
+    units = services.UNITS
+    states = dict.fromkeys(units.values(), "active")
+    found = installation.checked("doctor", PATH=systemctl(tmp_path, states))
+    assert (found["processes"]["status"], "ports" in found) == ("ok", False)
+    states[units["gateway"]] = "inactive"
+    found = installation.checked("doctor", PATH=systemctl(tmp_path, states))
+    assert found["processes"]["status"] == "warning"
+    assert "broker-gateway.service (inactive)" in found["processes"]["detail"]
+    assert "gateway_port" in found["ports"]["detail"], "whoever has it now, the unit could not start"
+    states = dict.fromkeys(units.values(), "inactive")
+    assert "not running" in installation.failed("doctor", PATH=systemctl(tmp_path, states))["processes"]
+
+
 def test_windows_services() -> None:
     """Ours by their names, MySQL and Redis where they are services of the same machine."""
     running = dict.fromkeys((services.WINDOWS[role] for role in ROLES), "running")

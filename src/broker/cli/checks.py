@@ -6,7 +6,7 @@ import importlib.metadata
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -39,14 +39,17 @@ def failed(findings: list[Finding]) -> bool:
 
 async def run(settings: Settings) -> list[Finding]:
     """All checks, in the order in which trouble is best understood."""
+    from broker.cli import services
+
     state = running(settings.data_dir)
+    units, active = (None, frozenset[str]()) if state else await services.units_here()
     return [
         python(),
         dependencies(),
         disk(settings),
         *embedded(settings),
-        *processes(state),
-        *([] if state else listening(settings)),
+        *([units._replace(name="processes")] if units else processes(state)),
+        *([] if state else listening(settings, active)),
         await redis(settings, embedded_down=settings.redis_url is None and state is None),
         await log(settings, embedded_down=settings.redis_url is None and state is None),
         *await mysql(settings, embedded_down=settings.mysql_url is None and state is None),
@@ -112,13 +115,15 @@ def processes(state: State | None) -> Iterator[Finding]:
         yield Finding("processes", "ok", f"all {len(state.members)} are well{what}")
 
 
-def listening(settings: Settings) -> Iterator[Finding]:
-    """The ports that `up` would take."""
-    taken = [problem for claim in claims(settings) if claim.port and (problem := ports.problem_with(claim))]
+def listening(settings: Settings, active: Collection[str] = ()) -> Iterator[Finding]:
+    """The ports that roles would take, besides those that are `active`: they have theirs."""
+    theirs = tuple(f"{role}_" for role in active)
+    wanted = [claim for claim in claims(settings) if claim.port and not claim.setting.startswith(theirs)]
+    taken = [problem for claim in wanted if (problem := ports.problem_with(claim))]
     for problem in taken:
         yield Finding("ports", "failed", problem, "end that process, or choose another port with the setting")
-    if not taken:
-        free = ", ".join(str(claim.port) for claim in claims(settings) if claim.port)
+    if not taken and not active:
+        free = ", ".join(str(claim.port) for claim in wanted)
         yield Finding("ports", "ok", f"{free} are free" if free else "any free ones are taken")
 
 

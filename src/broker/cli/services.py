@@ -88,6 +88,19 @@ async def systemd() -> dict[str, str]:
     return dict(_loaded(said.decode(errors="replace"))) if process.returncode == 0 else {}
 
 
+async def units_here() -> tuple[Finding | None, frozenset[str]]:
+    """What systemd says of our units, and the roles of those that it runs; None where it has none of them.
+
+    Not every machine runs every role: those that do not run are named, and are wrong only where nothing does.
+    """
+    units = await systemd()
+    if not units:
+        return None, frozenset()
+    found = _of_systemd(units)
+    active = frozenset(role for role, unit in UNITS.items() if units.get(unit) == "active")
+    return found._replace(status="warning") if active and found.status == "failed" else found, active
+
+
 def _loaded(said: str) -> Iterator[tuple[str, str]]:
     """`systemctl show` separates units by an empty line."""
     for block in said.split("\n\n"):
