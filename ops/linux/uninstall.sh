@@ -1,5 +1,6 @@
 #!/bin/sh
-# Takes the program and its units away. Settings, keys, certificates and data stay; --purge removes them too.
+# Takes the program and its units away. Settings, keys, certificates and data stay; --purge removes them too. Backups
+# stay in any case.
 set -eu
 [ "$(id -u)" = 0 ] || { echo 'uninstall.sh: run this as root' >&2; exit 1; }
 purge=no
@@ -18,10 +19,17 @@ rm -f /usr/lib/systemd/system/broker.target /usr/lib/systemd/system/broker-*.ser
     /usr/lib/systemd/system/broker-*.timer
 rm -rf /usr/lib/systemd/system/broker-*.service.d /opt/broker
 rm -f /usr/local/bin/broker /usr/lib/sysusers.d/broker.conf /usr/lib/tmpfiles.d/broker.conf
-[ ! -d /run/systemd/system ] || systemctl daemon-reload
+if [ -d /run/systemd/system ]; then
+    systemctl daemon-reload
+    # One that failed is known until then.
+    systemctl reset-failed 'broker-*' 2>/dev/null || :
+fi
 if [ "$purge" = yes ]; then
-    rm -rf /etc/broker /var/lib/broker
+    # With what `systemctl edit` left.
+    rm -rf /etc/broker /var/lib/broker /etc/systemd/system/broker-*.service.d /etc/systemd/system/broker-*.timer.d
+    [ ! -d /run/systemd/system ] || systemctl daemon-reload
     userdel broker 2>/dev/null || :
+    echo 'kept: /var/backups/broker'
 else
-    echo 'kept: /etc/broker and /var/lib/broker (keys, certificates, archive)'
+    echo 'kept: /etc/broker and /var/lib/broker (keys, certificates, archive), /var/backups/broker'
 fi

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -202,6 +203,28 @@ def test_the_installer_puts_everything_into_a_root_and_keeps_settings(tmp_path: 
     assert "kept /etc/broker/broker.env" in again.stdout
     assert secret.read_text("utf-8") == "BROKER_LOG_LEVEL=debug\n"
     assert "old" not in (system / "broker-gateway.service").read_text("utf-8")
+
+
+def test_uninstalling_takes_away_what_was_installed(tmp_path: Path) -> None:
+    """Every file; settings, and what an operator added to the units, only with --purge, and backups never."""
+    text = (KIT / "uninstall.sh").read_text("utf-8").replace("\\\n", " ")
+    kept, purged = text.split('if [ "$purge" = yes ]; then')
+    patterns = [
+        {word for line in part.splitlines() if line.strip().startswith("rm -") for word in line.split()[2:]}
+        for part in (kept, purged)
+    ]
+    root = tmp_path / "root"
+    assert install(root, "--files-only").returncode == 0
+    for path in root.rglob("*"):
+        target = "/" / path.relative_to(root)
+        taken = [
+            any(fnmatch(str(place), one) for place in (target, *target.parents) for one in part)
+            for part in patterns
+        ]
+        settings = target.is_relative_to("/etc/broker")
+        assert path.is_dir() or taken == [not settings, settings], target
+    assert {"/var/lib/broker", "/etc/systemd/system/broker-*.service.d"} <= patterns[1]
+    assert not any("/var/backups" in one for part in patterns for one in part)
 
 
 def test_user_and_directories_are_the_services_own(tmp_path: Path) -> None:
