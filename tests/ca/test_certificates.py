@@ -74,10 +74,22 @@ def test_a_revocation_closes_everything_that_still_works():
 
 
 @pytest.mark.parametrize(
-    "reason", ["", "  ", "x" * 201, "because", "certificateHold", "removeFromCRL", "cACompromise", "\udc80"]
+    "reason",
+    [
+        "",
+        "  ",
+        "x" * 65,
+        " lost",
+        "lost\n",
+        "Österreich",
+        "certificate hold",
+        "removeFromCRL",
+        "cACompromise",
+        "\udc80",
+    ],
 )
-def test_a_reason_is_one_of_rfc_5280(reason: str):
-    """By name, and one that an end entity can have for good; the refusal says which those are."""
+def test_what_is_no_reason(reason: str):
+    """Neither words nor one that an end entity can have for good; the refusal says what those are."""
     with pytest.raises(ValidationError) as caught:
         rules.decide_revoke([entry()], reason=reason, now_ms=NOW)
     assert caught.value.field == "reason"
@@ -88,6 +100,13 @@ def test_a_reason_is_one_of_rfc_5280(reason: str):
 def test_a_reason_has_one_name(spelt: str):
     """However it was spelt, the history says it as RFC 5280 does."""
     assert rules.check_reason(spelt) == "keyCompromise"
+
+
+@pytest.mark.parametrize("words", ["Laptop lost: #4711", "x" * 64, "test"])
+def test_a_reason_in_words(words: str):
+    """Is recorded as it was said."""
+    closed = rules.decide_revoke([entry()], reason=words, now_ms=NOW).closed
+    assert [each.reason for each in closed] == [words]
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,7 @@ async def test_what_is_wrong_with_a_certificate_is_named(reading):
         (RENEW, {"client_name": "demo", "fingerprint": "zz"}, 400, "fingerprint"),
         (RENEW, {"client_name": "demo", "fingerprint": "00"}, 404, None),
         (RENEW, {"client_name": "demo", "overlap_hours": -1}, 400, "overlap_hours"),
-        (REVOKE, {"client_name": "demo", "reason": "because"}, 400, "reason"),
+        (REVOKE, {"client_name": "demo", "reason": " "}, 400, "reason"),
         (REVOKE, {"client_name": "demo", "reason": "certificateHold"}, 400, "reason"),
         (REVOKE, {"reason": "superseded"}, 400, "client_name"),
         (REVOKE, {"client_name": "demo", "serial": "1", "reason": "superseded"}, 400, "client_name"),
@@ -219,7 +219,7 @@ async def test_a_renewal_overlaps(reading, tmp_path):
 
 @pytest.mark.case("TC-M-010")
 async def test_revoked_by_name_serial_or_fingerprint(reading):
-    """200 with what was revoked, however hex is spelt; again revokes nothing more; the reason has RFC 5280's name."""
+    """200 with what was revoked, however hex is spelt; again revokes nothing more; a reason has RFC 5280's name or is words."""
     made = {name: await generate(reading, name) for name in ("one", "two", "three")}
     serial = made["two"]["serial"].upper()
     colons = ":".join(made["three"]["fingerprint"].upper()[n : n + 2] for n in range(0, 64, 2))
@@ -235,10 +235,13 @@ async def test_revoked_by_name_serial_or_fingerprint(reading):
         assert revoked["reason"] == "keyCompromise"
         again = await reading.post("admin", REVOKE, selector | {"reason": "superseded"})
         assert (again.status, again.json) == (200, {"revoked": []})
+    lost = await generate(reading, "four")
+    answer = await reading.post("admin", REVOKE, {"client_name": "four", "reason": "Laptop lost"})
+    assert (answer.status, answer.json["revoked"][0]["reason"]) == (200, "Laptop lost")
     rows = (await reading.get("admin", f"{CERTIFICATES}?status=revoked")).json["certificates"]
     assert {row["serial"]: row["reason"] for row in rows} == {
         each["serial"]: "keyCompromise" for each in made.values()
-    }
+    } | {lost["serial"]: "Laptop lost"}
     # Who was revoked may have a new one.
     assert "registered" not in await generate(reading, "one")
 

@@ -11,7 +11,7 @@ import click
 from broker.cli.common import UserPath, json_option, print_json, with_settings
 from broker.cli.following import changing, no_wait_option
 from broker.directories import near
-from broker.errors import NotFound
+from broker.errors import NotFound, ValidationError
 from broker.settings import Settings
 
 if TYPE_CHECKING:
@@ -22,17 +22,18 @@ ROLES = ("producer", "gateway", "server", "worker", "internal")
 
 
 class Reason(click.ParamType[str]):
-    """A reason of RFC 5280, in its spelling or with underscores."""
+    """A reason of RFC 5280, in its spelling or with underscores, or words."""
 
     name = "reason"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The reason as RFC 5280 spells it."""
+        """The reason as it is recorded."""
         from broker.domain import certificates
 
-        return certificates.reason_named(value) or self.fail(
-            f"{value!r} is none of {', '.join(certificates.REASONS)}.", param, ctx
-        )
+        try:
+            return certificates.check_reason(value)
+        except ValidationError as error:
+            self.fail(f"{value!r}: {error.reason}.", param, ctx)
 
 
 _days = click.option("--days", type=int, default=365, show_default=True, help="Good for so long, 1 to 825.")
@@ -118,8 +119,9 @@ def renew(settings: Settings, *, as_json: bool, fingerprint: str | None, **optio
 @click.option(
     "--reason",
     type=Reason(),
-    required=True,
-    help="Of RFC 5280, such as keyCompromise or superseded. Recorded, and in the revocation list.",
+    default="unspecified",
+    show_default=True,
+    help="Recorded; of RFC 5280, such as keyCompromise or superseded, also in the revocation list.",
 )
 @json_option
 @no_wait_option

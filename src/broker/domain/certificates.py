@@ -23,11 +23,16 @@ REASONS = (
     "cessationOfOperation",
     "privilegeWithdrawn",
 )
+MAX_REASON = 64
+"""Characters of a reason in words of one's own, for which the revocation list says `unspecified`."""
 # How long the replaced certificate of a renewal still works, so that its owner can change over unhurried.
 RENEWAL_OVERLAP_MS = 24 * 3600 * 1000
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _SPELT = {reason.lower(): reason for reason in REASONS}
+# Names of RFC 5280 that say what is not so here.
+_NOT_OURS = {"certificatehold", "removefromcrl", "cacompromise", "aacompromise"}
+_WORDS = re.compile(rf"(?! )[ -~]{{1,{MAX_REASON}}}(?<! )")
 _SEPARATORS = str.maketrans("", "", " _-")
 _HEX = re.compile(r"[0-9a-f]{1,64}")
 
@@ -119,11 +124,15 @@ def reason_named(text: str) -> str | None:
 
 
 def check_reason(text: str) -> str:
-    """As `reason_named`. Raises ValidationError."""
-    reason = reason_named(text)
-    if reason is None:
-        raise ValidationError("reason", f"takes one of {', '.join(REASONS)}")
-    return reason
+    """As `reason_named`, or the words of whoever revokes. Raises ValidationError."""
+    if (reason := reason_named(text)) is not None:
+        return reason
+    if _WORDS.fullmatch(text) is None or text.translate(_SEPARATORS).lower() in _NOT_OURS:
+        raise ValidationError(
+            "reason",
+            f"takes one of {', '.join(REASONS)}, or words: up to {MAX_REASON} printable ASCII characters",
+        )
+    return text
 
 
 def check_hex(text: str, field: str) -> str:

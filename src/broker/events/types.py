@@ -159,7 +159,7 @@ class CertRenewed(Event, frozen=True, array_like=True):
 
 
 class CertRevoked(Event, frozen=True, array_like=True):
-    """The certificate is refused from now on. `reason` is one of RFC 5280, 5.3.1."""
+    """The certificate is refused from now on. `reason` is one of RFC 5280, 5.3.1, or words."""
 
     fingerprint: str
     serial: str

@@ -61,7 +61,11 @@ class Revoke(msgspec.Struct, forbid_unknown_fields=True):
 
     reason: Annotated[
         str,
-        Meta(description=f"Of RFC 5280, by name: {', '.join(certificates.REASONS)}.", max_length=64),
+        Meta(
+            description=f"Of RFC 5280, by name: {', '.join(certificates.REASONS)}; or words, for which the "
+            "revocation list says unspecified.",
+            max_length=certificates.MAX_REASON,
+        ),
     ]
     client_name: str | None = None
     serial: Hex | None = None
