@@ -53,7 +53,7 @@ def export(
     written to OUTPUT.digests.jsonl. With a filter, each line carries a proof of its own: it proves what the
     export contains, not what it lacks.
 
-    Parquet needs the package pyarrow (the extra `parquet`), and cannot be resumed.
+    Parquet cannot be resumed, and needs the package pyarrow, which a checkout's set-up installs.
     """  # noqa: D301 - click's mark
     asked = any(given.values()) or bool(types)
     if resume and (output is None or asked):
