@@ -45,6 +45,7 @@ install_program() {
     find_python
     target=$root/opt/broker/venv
     mkdir -p "$root/opt/broker"
+    chmod 0755 "$root/opt/broker"
     # Beside the old one, and put in its place when it is whole: running processes keep their files.
     fresh=$root/opt/broker/venv.new
     rm -rf "$fresh"

@@ -26,7 +26,8 @@ if [ -d /run/systemd/system ]; then
 fi
 if [ "$purge" = yes ]; then
     # With what `systemctl edit` left.
-    rm -rf /etc/broker /var/lib/broker /etc/systemd/system/broker-*.service.d /etc/systemd/system/broker-*.timer.d
+    rm -rf /etc/broker /var/lib/broker /etc/systemd/system/broker-*.d /etc/systemd/system/broker.target.d
+    rm -f /etc/systemd/system/broker-*.service /etc/systemd/system/broker-*.timer /etc/systemd/system/broker.target
     [ ! -d /run/systemd/system ] || systemctl daemon-reload
     userdel broker 2>/dev/null || :
     echo 'kept: /var/backups/broker'

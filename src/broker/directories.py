@@ -22,8 +22,9 @@ def mode() -> int:
 def near(path: str | Path) -> str:
     """A place as whoever called can use it: relative to where they are if it lies there, else in full.
 
-    The launcher has changed the directory since.
+    The launcher says where that is, since it changes the directory. Without it, as in a container, somebody
+    else reads what is told.
     """
-    absolute, caller = Path(path).absolute(), Path(os.environ.get("BROKER_CALLER_DIR", "")).absolute()
+    absolute, caller = Path(path).absolute(), Path(os.environ.get("BROKER_CALLER_DIR", "/"))
     inside = caller != caller.parent and absolute.is_relative_to(caller)
     return str(absolute.relative_to(caller) if inside else absolute)

@@ -9,12 +9,14 @@ from itertools import pairwise
 
 import fsspec
 import pytest
+from prometheus_client import REGISTRY
 
 from broker.events import connection, types
 from broker.events.archive.archiver import Limits, State
 from broker.events.archive.storage import ArchiveUnavailable, BucketStorage, LocalStorage
-from broker.events.archive.trimming import Trimmer
+from broker.events.archive.trimming import Trimmer, TrimStatus
 from broker.events.positions import start
+from broker.services.projector.metrics import ArchiveExporter
 from support import archives, buckets, histories, log
 from support.proxy import proxy_to_port
 from support.waiting import wait_until
@@ -290,6 +292,31 @@ async def test_a_refusing_bucket_keeps_everything(redis, keys):
         await trimmer.trim(one, {})
         assert await redis.xlen(stream.events) == 1
     assert archives.same(await archives.entries(one.archive), expected)
+
+
+async def test_what_waits_is_seen_to_grow_old(redis, keys):
+    """⚠ Where nothing is answered, the archiver lets go between its tries: the age is shown all the same."""
+    stream = keys.partitions[0]
+    storage, client = buckets.unsteady()
+    await histories.append(redis, stream, histories.happy(1))
+    one = archives.archiver(redis, stream, storage)
+    exporter = ArchiveExporter()
+
+    def shown() -> float:
+        exporter.export(one.status, TrimStatus(), owning=one.owning)
+        return REGISTRY.get_sample_value("broker_archive_unsealed_seconds", {"stream": stream.stream})
+
+    async with archives.running(one):
+        await wait_until(lambda: one.status.sealed is not None)
+        client.mode = "away"
+        await histories.append(redis, stream, histories.happy(1))
+        await wait_until(
+            lambda: one.status.state is State.NO_ARCHIVE and not one.owning and client.refused > 1
+        )
+        before = shown()
+        await wait_until(lambda: not one.owning and shown() > before > 0)
+        client.mode = "allow"
+        await wait_until(lambda: one.status.state is State.OWNER and shown() == 0)
 
 
 async def test_a_refused_archiver_stops_when_told(redis, keys, tmp_path):

@@ -203,3 +203,7 @@ def test_what_cannot_be_fetched_is_said(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(promtool.NotObtained, match="on PATH"):
         promtool.find(tmp_path / "kept")
+    # Where it would be kept, nothing can be.
+    monkeypatch.setenv("PATH", str(tools))
+    with pytest.raises(promtool.NotObtained, match="could not be kept"):
+        promtool.find(calls / "kept")

@@ -223,7 +223,7 @@ def test_uninstalling_takes_away_what_was_installed(tmp_path: Path) -> None:
         ]
         settings = target.is_relative_to("/etc/broker")
         assert path.is_dir() or taken == [not settings, settings], target
-    assert {"/var/lib/broker", "/etc/systemd/system/broker-*.service.d"} <= patterns[1]
+    assert {"/var/lib/broker", "/etc/systemd/system/broker-*.d"} <= patterns[1]
     assert not any("/var/backups" in one for part in patterns for one in part)
 
 

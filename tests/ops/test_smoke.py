@@ -175,3 +175,9 @@ def test_windows_services() -> None:
     stopped = services.of_windows(running | {"MessageBrokerProxy": "stopped", "MySQL80": "stopped"})
     assert stopped.detail == "not running: MessageBrokerProxy (stopped), MySQL (stopped)"
     assert "not installed" in services.of_windows({}).detail
+    # For `doctor`, where a role on another machine is no fault.
+    assert services.windows_here({"MySQL80": "running"}) == (None, frozenset())
+    assert services.windows_here(running)[1] == frozenset(ROLES)
+    found, active = services.windows_here(running | {"MessageBrokerProxy": "stopped"})
+    assert (found.status, "gateway" in active, len(active)) == ("warning", False, len(ROLES) - 1)
+    assert services.windows_here(dict.fromkeys(running, "stopped"))[0].status == "failed"

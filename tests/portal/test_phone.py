@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from broker import clock
-from support import looking
+from support import browsing, looking
 from support.browsing import Person
 from support.system import System
 
@@ -49,9 +50,10 @@ LOOK = """() => {
 }"""
 
 
-@pytest.fixture
-def crowd(system: System) -> Iterator[None]:
+@pytest_asyncio.fixture(loop_scope="session")
+async def crowd(system: System) -> AsyncIterator[None]:
     """A hundred messages, half of them parked, of a client with a long name, for reasons that are hard to show."""
+    await browsing.settled(system, "demo", 1, "delivered")
     (one,) = system.query("SELECT * FROM messages WHERE client_id='demo' LIMIT 1")
     one |= {
         "client_id": CLIENT,

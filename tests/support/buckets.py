@@ -17,13 +17,13 @@ import fsspec
 
 from broker.events.archive.storage import BucketStorage
 
-Mode = Literal["allow", "refuse", "unheard"]
+Mode = Literal["allow", "refuse", "unheard", "away"]
 
 
 class Unsteady:
-    """An fsspec file system. `mode` decides what becomes of writes.
+    """An fsspec file system. `mode` decides what becomes of writes, and of everything else.
 
-    `refuse`: nothing is written. `unheard`: it is written, the reply is lost and each try after that is refused,
+    `away`: nothing is answered. `refuse`: nothing is written. `unheard`: it is written, the reply is lost and each try after that is refused,
     with the error that s3fs makes of an answer 412 unless it knows better.
     """
 
@@ -33,9 +33,8 @@ class Unsteady:
         self.refused = 0
 
     def pipe_file(self, path: str, value: bytes, **options: Any) -> None:
-        if self.mode == "refuse":
-            self.refused += 1
-            raise PermissionError("Access Denied")
+        if self.mode in {"refuse", "away"}:
+            self._refuse()
         if self.mode == "allow":
             self._of.pipe_file(path, value, **options)
         else:
@@ -44,8 +43,12 @@ class Unsteady:
                 self._of.pipe_file(path, value, **options)
             raise OSError(errno.EINVAL, "At least one of the pre-conditions you specified did not hold")
 
+    def _refuse(self, *_: Any, **__: Any) -> None:
+        self.refused += 1
+        raise PermissionError("Access Denied")
+
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._of, name)
+        return self._refuse if self.mode == "away" else getattr(self._of, name)
 
 
 def unsteady() -> tuple[BucketStorage, Unsteady]:

@@ -29,6 +29,13 @@ def find(place: Path = PLACE) -> Path:
 
     The package is not installed: that would start Prometheus. Needs no rights, as long as apt has its lists.
     """
+    try:
+        return _found(place)
+    except (OSError, subprocess.SubprocessError, tarfile.TarError) as error:
+        raise NotObtained(f"There is no promtool, and its package could not be kept: {error}") from error
+
+
+def _found(place: Path) -> Path:
     if (found := shutil.which("promtool")) is not None:
         return Path(found)
     kept = place / "promtool"
@@ -87,5 +94,6 @@ def _apt(*words: str, within: str) -> subprocess.CompletedProcess[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        timeout=80,
         check=False,
     )

@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -47,7 +48,7 @@ def repair(settings: Settings, *, dry_run: bool, yes: bool, as_json: bool) -> No
 
 async def _repair(settings: Settings, *, dry_run: bool, yes: bool, as_json: bool) -> Report:
     with _progress() as told:
-        async with _opened(settings, told, schema=not dry_run) as work:
+        async with _opened(settings, told) as (work, up_to_date):
             if dry_run or not yes:
                 found = await work.examine()
                 if not as_json:
@@ -55,6 +56,7 @@ async def _repair(settings: Settings, *, dry_run: bool, yes: bool, as_json: bool
                 if dry_run:
                     return found
                 await asyncio.to_thread(confirm, "Repair it?", yes=False)
+            await asyncio.to_thread(up_to_date)
             done = await work.run()
     if not as_json:
         _show(done)
@@ -63,9 +65,9 @@ async def _repair(settings: Settings, *, dry_run: bool, yes: bool, as_json: bool
 
 @asynccontextmanager
 async def _opened(
-    settings: Settings, told: Callable[[str, int], None], *, schema: bool
-) -> AsyncIterator[Repair]:
-    """`schema`: bring the tables up to date first, as `up` does, also in a database that is new."""
+    settings: Settings, told: Callable[[str, int], None]
+) -> AsyncIterator[tuple[Repair, Callable[[], None]]]:
+    """The repair, and what brings the tables up to date before it, as `up` does, new ones too."""
     from broker.cli import opening
     from broker.events import connection, key_copies
     from broker.events.archive import storage
@@ -79,9 +81,7 @@ async def _opened(
         stack.push_async_callback(redis.aclose)
         await opening.answering(redis, settings)
         store = await stack.enter_async_context(opening.store(settings))
-        if schema:
-            await asyncio.to_thread(migrate, settings.mysql_url or "")
-        yield Repair(
+        work = Repair(
             redis,
             settings,
             storage.opened(settings),
@@ -89,6 +89,7 @@ async def _opened(
             StoredTables(store),
             told=told,
         )
+        yield work, partial(migrate, settings.mysql_url or "")
 
 
 @asynccontextmanager

@@ -89,16 +89,27 @@ async def systemd() -> dict[str, str]:
 
 
 async def units_here() -> tuple[Finding | None, frozenset[str]]:
-    """What systemd says of our units, and the roles of those that it runs; None where it has none of them.
-
-    Not every machine runs every role: those that do not run are named, and are wrong only where nothing does.
-    """
+    """What systemd or Windows' service manager says of ours, and the roles it runs; None: it has none."""
+    if sys.platform == "win32":
+        return windows_here(_windows_services())
     units = await systemd()
     if not units:
         return None, frozenset()
-    found = _of_systemd(units)
-    active = frozenset(role for role, unit in UNITS.items() if units.get(unit) == "active")
-    return found._replace(status="warning") if active and found.status == "failed" else found, active
+    return _here(_of_systemd(units), {role for role, unit in UNITS.items() if units.get(unit) == "active"})
+
+
+def windows_here(found: dict[str, str]) -> tuple[Finding | None, frozenset[str]]:
+    """As `units_here`, out of what the service manager says, each service with its state."""
+    if not found.keys() & set(WINDOWS.values()):
+        return None, frozenset()
+    return _here(of_windows(found), {role for role, name in WINDOWS.items() if found.get(name) == "running"})
+
+
+def _here(found: Finding, active: set[str]) -> tuple[Finding, frozenset[str]]:
+    """Not every machine runs every role: those that do not run are named, wrong only where nothing does."""
+    if active and found.status == "failed":
+        found = found._replace(status="warning")
+    return found, frozenset(active)
 
 
 def _loaded(said: str) -> Iterator[tuple[str, str]]:

@@ -104,7 +104,8 @@ class ArchiveExporter:
         sealed = archive.sealed.end.ms if archive.sealed is not None else 0
         self._position.labels(stream).set(sealed if owning else 0)
         self._lag_events.labels(stream).set(archive.lag_events if owning else 0)
-        self._lag_seconds.labels(stream).set(archive.lag_seconds if owning else 0)
+        # Also between two tries of who cannot archive and lets go meanwhile: it has to be seen to grow.
+        self._lag_seconds.labels(stream).set(archive.lag_seconds)
         self._bound.labels(stream).set(trim.bound.ms if owning and trim.bound is not None else 0)
         # Also of a stream that nobody can archive: this is the one to alert on.
         self._overdue.labels(stream).set(trim.overdue_seconds)
