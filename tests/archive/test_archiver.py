@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+from functools import partial
 from itertools import pairwise
 
 import fsspec
 import pytest
-from prometheus_client import REGISTRY
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from broker.events import connection, types
 from broker.events.archive.archiver import Limits, State
 from broker.events.archive.storage import ArchiveUnavailable, BucketStorage, LocalStorage
 from broker.events.archive.trimming import Trimmer, TrimStatus
 from broker.events.positions import start
-from broker.services.projector.metrics import ArchiveExporter
+from broker.services.projector import metrics
 from support import archives, buckets, histories, log
 from support.proxy import proxy_to_port
 from support.waiting import wait_until
@@ -294,17 +295,26 @@ async def test_a_refusing_bucket_keeps_everything(redis, keys):
     assert archives.same(await archives.entries(one.archive), expected)
 
 
-async def test_what_waits_is_seen_to_grow_old(redis, keys):
+@pytest.fixture
+def registry(monkeypatch):
+    """Metrics of this test's own: a process has one of each, and other tests count what they did themselves."""
+    own = CollectorRegistry()
+    for kind in (Counter, Gauge):
+        monkeypatch.setattr(metrics.web, kind.__name__.lower(), partial(kind, registry=own))
+    return own
+
+
+async def test_what_waits_is_seen_to_grow_old(redis, keys, registry):
     """⚠ Where nothing is answered, the archiver lets go between its tries: the age is shown all the same."""
     stream = keys.partitions[0]
     storage, client = buckets.unsteady()
     await histories.append(redis, stream, histories.happy(1))
     one = archives.archiver(redis, stream, storage)
-    exporter = ArchiveExporter()
+    exporter = metrics.ArchiveExporter()
 
     def shown() -> float:
         exporter.export(one.status, TrimStatus(), owning=one.owning)
-        return REGISTRY.get_sample_value("broker_archive_unsealed_seconds", {"stream": stream.stream})
+        return registry.get_sample_value("broker_archive_unsealed_seconds", {"stream": stream.stream})
 
     async with archives.running(one):
         await wait_until(lambda: one.status.sealed is not None)
