@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 from broker.domain import ids
 from broker.events import positions
 from broker.events.archive.segments import Entry
-from broker.events.connection import Redis, call
+from broker.events.connection import Redis, call, translated
 from broker.events.keys import ControlKeys, PartitionKeys
 from broker.events.log_identity import LogIdentity
 from broker.events.positions import Position
@@ -155,8 +155,9 @@ class Maker:
 
     async def _sign_all_out(self, keys: ControlKeys) -> None:
         """A session that ended after what Redis remembers must not come back; none is in the history."""
-        async for name in self._redis.scan_iter(match=f"{_escaped(keys.base)}:session*", count=1000):
-            await call(self._redis.unlink(name))
+        with translated():
+            async for name in self._redis.scan_iter(match=f"{_escaped(keys.base)}:session*", count=1000):
+                await self._redis.unlink(name)
 
     async def _hash(self, place: str, values: Mapping[Any, bytes]) -> None:
         for some in _in_parts(values.items()):
