@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 
 import pytest
@@ -199,7 +200,8 @@ async def test_any_history_comes_back_as_it_was(world, loss, monkeypatch):
     """⚠ Messages, outcomes, keys, clients, certificates, users: equal, wherever archive and tables stood."""
     # What a password's hash costs is shown elsewhere.
     monkeypatch.setattr("broker.events.user_commands.BCRYPT_COST", 4)
-    seed = random.randrange(1 << 32)
+    # As Hypothesis does: something new each time by hand, the same where a change is checked.
+    seed = 1 if os.environ.get("CI") else random.randrange(1 << 32)
     life = Life(world, seed)
     for _ in range(2):
         await life.live(STEPS // 2)
